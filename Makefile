@@ -1,0 +1,40 @@
+# `make demo`, `make test` and `make check` do their own set-up; `make setup` alone takes seconds
+# when nothing changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+IMAGES ?=
+OUTPUT ?= demo-output
+
+.PHONY: setup demo test check soak benchmark clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo [IMAGES=folder]  encode, train, publish, evaluate and query, on this machine"
+	@echo "make test                  all tests"
+	@echo "make check                 linters, types, import layers"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+		|| { echo "error: Motif needs Python 3.11 or 3.12; try make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python -m jobs.demo --output $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(OUTPUT)

@@ -1,0 +1,1 @@
+"""The jobs: one thin file each; run them as `python -m jobs.NAME --help`."""

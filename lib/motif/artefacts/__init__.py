@@ -1,0 +1,1 @@
+"""The layout of each artefact's folder, and how a reader knows that it is whole."""

@@ -1,0 +1,83 @@
+"""What all commands share: flags from a dataclass, logging, and one clear line per refusal."""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import tyro
+
+from motif.errors import MotifError
+
+log = logging.getLogger("motif")
+
+
+class JobConfig(Protocol):
+    """What every job's configuration has."""
+
+    @property
+    def json(self) -> bool:
+        """Print run.json on standard output."""
+        ...
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def run_job(
+    main: Callable[[Config], dict[str, Any]], config_type: type[Config], *, name: str
+) -> None:
+    """Parse the command line, run the job, and exit with its code.
+
+    A `MotifError` becomes one line on standard error; anything else is a bug of ours and keeps its
+    traceback.
+
+    Args:
+        main: The job; returns its run.json.
+        config_type: Dataclass of its flags.
+        name: Command line to show in `--help`.
+    """
+    config = tyro.cli(config_type, prog=name, description=config_type.__doc__)
+    log_to_stderr()
+    with exit_on_refusal():
+        record = main(config)
+        if config.json:
+            sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def log_to_stderr() -> None:
+    """Send our log lines, and others' warnings, to standard error."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    logging.getLogger("motif").setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def exit_on_refusal() -> Iterator[None]:
+    """Turn a refusal inside the block into its exit code and one line on standard error."""
+    try:
+        yield
+    except MotifError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again\n")
+        sys.exit(130)
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a comma-separated flag."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def show_plan(plan: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
+    """Print what `--dry-run` found, for a person, unless `--json` will print it all."""
+    if not as_json:
+        for key, value in plan.items():
+            shown = value.get("fingerprint", value) if isinstance(value, dict) else value
+            text = f"{shown:,}" if isinstance(shown, int) else shown
+            sys.stdout.write(f"{key.replace('_', ' '):40} {text}\n")
+    return plan

@@ -1,0 +1,1 @@
+"""The demo's creators: illustrated images whose themes, and whose adjectives, are known."""

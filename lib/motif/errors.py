@@ -1,0 +1,39 @@
+"""What Motif refuses, and the exit code of each refusal.
+
+Every error a user can cause derives from `MotifError`; its message is one line that says what,
+where and what to do. Messages are passed to `super().__init__`, so that errors pickle across Ray.
+"""
+
+
+class MotifError(Exception):
+    """A run that cannot go on, for a reason that the user can mend."""
+
+    exit_code = 2
+
+
+class InputError(MotifError):
+    """The input or the command line is wrong."""
+
+
+class ContractError(MotifError):
+    """Rows break the Arrow schema of their artefact."""
+
+
+class SpaceError(MotifError):
+    """Vectors of two spaces would meet."""
+
+
+class OutputError(MotifError):
+    """The output exists already and may not be touched."""
+
+
+class TooManyFailures(MotifError):
+    """More images failed than the run allows."""
+
+    exit_code = 4
+
+
+class NoProgress(MotifError):
+    """Nothing has moved for too long."""
+
+    exit_code = 6

@@ -1,0 +1,1 @@
+"""IMAGES: manifests, fetching, decoding."""

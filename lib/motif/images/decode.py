@@ -1,0 +1,105 @@
+"""From the bytes of an image file to upright RGB, or a class of failure.
+
+Decided, per kind of file:
+  CMYK and Lab become RGB by Pillow's conversion (embedded colour profiles are not applied);
+  16-bit grey is scaled to 8 bits; palettes are expanded; transparency is laid on white;
+  EXIF orientation is applied; of an animation the first frame is taken.
+"""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"})
+# Larger ones are refused from the header, before a pixel is decoded: 120 Mpx is 360 MB of RGB.
+MAX_PIXELS = 120_000_000
+
+# Pillow's own check only warns up to twice its limit; ours is made before it, and decides alone.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class DecodeError(Exception):
+    """An image that cannot be used.
+
+    Attributes:
+        error_class: `truncated`, `not_an_image`, `bomb` or `unsupported`.
+    """
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(error_class, message)
+        self.error_class = error_class
+        self.message = message
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An upright RGB image and what identifies its content."""
+
+    image: Image.Image
+    content_hash: str
+    """First 32 hexadecimal digits of the file's SHA-256."""
+    perceptual_hash: str
+    """ImageHash's 64-bit pHash, 16 hexadecimal digits: nearly equal pictures differ in few bits."""
+
+
+def decode(data: bytes) -> DecodedImage:
+    """Decode a file's bytes.
+
+    Raises:
+        DecodeError: With the class of the failure; nothing else leaves.
+    """
+    if not data:
+        raise DecodeError("truncated", "the file is empty")
+    try:
+        # Pillow warns of odd EXIF, palettes and the like; the picture is what matters here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _upright_rgb(data)
+            perceptual = str(imagehash.phash(image))
+    except DecodeError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DecodeError("not_an_image", "not a format that Pillow knows") from error
+    except (OSError, SyntaxError, EOFError) as error:
+        raise DecodeError("truncated", f"damaged or cut off: {error}") from error
+    except Exception as error:  # noqa: BLE001 (a third party's file must cost its row, never the run)
+        raise DecodeError("unsupported", f"{type(error).__name__}: {error}") from error
+    return DecodedImage(image, hashlib.sha256(data).hexdigest()[:32], perceptual)
+
+
+def _upright_rgb(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as opened:
+        if opened.format not in FORMATS:
+            raise DecodeError("unsupported", f"format {opened.format} is not accepted")
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise DecodeError("bomb", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+        opened.load()
+        return _to_rgb(ImageOps.exif_transpose(opened))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
+    # Pillow returns RGB files as they are; a copy would cost a full pass.
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F":
+        top = 1.0 if values.max(initial=0) <= 1.0 else 255.0
+    else:
+        # Mode "I" is what 16-bit PNGs and TIFFs open as in some Pillow versions.
+        top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
+    grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,57 @@
+"""Connecting to the cluster that the job was submitted to, or to a private one on this machine."""
+
+import logging
+import os
+
+import ray
+
+from motif.errors import InputError
+
+log = logging.getLogger(__name__)
+
+LOCAL_OBJECT_STORE_BYTES = 1024**3
+
+
+def connect() -> None:
+    """Join the cluster named by RAY_ADDRESS (`ray job submit` sets it), else start a local one.
+
+    A second call does nothing. A cluster that happens to run on this machine is never joined
+    unasked.
+
+    Raises:
+        InputError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    if ray.is_initialized():
+        return
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would rebuild our environment
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise InputError(f"RAY_ADDRESS={address}: no Ray cluster answers there") from error
+        return
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+    )
+
+
+def require(*, cpus: float, gpus: float = 0, what: str) -> None:
+    """Refuse a plan that the cluster can never schedule; Ray would wait for ever.
+
+    Raises:
+        InputError: The cluster lacks CPUs or GPUs.
+    """
+    have = ray.cluster_resources()
+    for name, need in (("CPU", cpus), ("GPU", gpus)):
+        if need > have.get(name, 0):
+            raise InputError(
+                f"{what} needs {need:g} {name}s at once, but the cluster has"
+                f" {have.get(name, 0):g}; start more nodes or ask for less"
+            )

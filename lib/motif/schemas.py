@@ -1,0 +1,124 @@
+"""The Arrow schemas of the artefacts: the only thing that two jobs share.
+
+Rows leave a job only through `conform`. Column names are a contract with other people's scripts.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float
+
+from motif.errors import ContractError
+
+SCHEMA_VERSION = 1
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("creator_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string()),
+        pa.field("posted_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+FAILURES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("creator_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error_class", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ]
+)
+
+
+def vector(dim: int) -> pa.DataType:
+    """Return the type of all stored vectors: a fixed-size list of `dim` float32."""
+    return pa.list_(pa.field("item", pa.float32(), nullable=False), dim)
+
+
+def vector_array(
+    values: Float[np.ndarray, "rows dim"], valid: Bool[np.ndarray, " rows"] | None = None
+) -> pa.Array:
+    """Return rows of a matrix as Arrow vectors; rows that are not `valid` are null."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+    mask = None if valid is None else pa.array(~valid)
+    return pa.FixedSizeListArray.from_arrays(flat, type=vector(values.shape[1]), mask=mask)
+
+
+def matrix(column: pa.ChunkedArray) -> Float[np.ndarray, "rows dim"]:
+    """Return Arrow vectors, none of them null, as the rows of a matrix."""
+    dim = column.type.list_size
+    flat = column.combine_chunks().flatten()
+    return flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
+
+
+def images(carried: Iterable[pa.Field] = ()) -> pa.Schema:
+    """Return IMAGES with the manifest columns that travel along."""
+    return pa.schema([*IMAGES, *carried])
+
+
+def embeddings(
+    dim: int, *, features_dim: int | None = None, carried: Iterable[pa.Field] = ()
+) -> pa.Schema:
+    """Return EMBEDDINGS: IMAGES, the unit `embedding`, the two hashes, carried columns.
+
+    Args:
+        dim: Length of `embedding`.
+        features_dim: Length of `features` (the image tower's output before its projection);
+            None leaves that column out.
+        carried: Manifest columns that travel along.
+    """
+    fields = [*IMAGES, pa.field("embedding", vector(dim), nullable=False)]
+    if features_dim is not None:
+        fields.append(pa.field("features", vector(features_dim), nullable=False))
+    fields += [
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("perceptual_hash", pa.string(), nullable=False),
+        *carried,
+    ]
+    return pa.schema(fields)
+
+
+def creators(same_dim: int, embedding_dim: int, adjectives: Iterable[str]) -> pa.Schema:
+    """Return CREATORS: `creator_id` first, since merges match on the first field (lancedb#3515)."""
+    return pa.schema(
+        [
+            pa.field("creator_id", pa.string(), nullable=False),
+            pa.field("same", vector(same_dim), nullable=False),
+            pa.field("mean_embedding", vector(embedding_dim), nullable=False),
+            pa.field("image_count", pa.int32(), nullable=False),
+            pa.field("theme_consistency", pa.float32()),
+            *(pa.field(oaar_column(a), pa.float32(), nullable=False) for a in adjectives),
+            pa.field("representative_uris", pa.list_(pa.string()), nullable=False),
+            pa.field("updated_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        ]
+    )
+
+
+def oaar_column(adjective: str) -> str:
+    """Return the CREATORS column of an adjective: `black-and-white` -> `oaar_black_and_white`."""
+    return "oaar_" + "".join(c if c.isalnum() else "_" for c in adjective.strip().lower())
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` cut and cast to `schema`.
+
+    Raises:
+        ContractError: A column is missing, does not cast, or holds a forbidden null.
+    """
+    if missing := sorted(set(schema.names) - set(table.column_names)):
+        raise ContractError(f"missing columns {missing}, have {table.column_names}")
+    try:
+        cast = table.select(schema.names).cast(schema)
+        cast.validate()
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise ContractError(f"rows break their contract: {error}") from error
+    for field in schema:
+        if not field.nullable and cast[field.name].null_count:
+            raise ContractError(f"column {field.name} holds {cast[field.name].null_count} nulls")
+    return cast
