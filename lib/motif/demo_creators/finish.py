@@ -14,11 +14,11 @@ from motif.demo_creators.colours import darker
 from motif.demo_creators.themes import Light, Theme, Tone
 
 _LUMA: dict[Light, tuple[float, float]] = {
-    "even": (0.42, 0.66),
-    "golden": (0.44, 0.66),
-    "vignette": (0.4, 0.62),
+    "even": (0.42, 0.69),
+    "golden": (0.44, 0.69),
+    "vignette": (0.4, 0.66),
     "dark": (0.12, 0.26),
-    "bright": (0.78, 0.88),
+    "bright": (0.8, 0.9),
 }
 _COLOURFULNESS: dict[Tone, tuple[float, float]] = {
     "vivid": (78, 130),

@@ -5,6 +5,7 @@ import numpy as np
 from motif.demo_creators.backdrops import Stage, backdrop
 from motif.demo_creators.colours import (
     darker,
+    deeper,
     distance,
     lighter,
     luminance,
@@ -17,11 +18,11 @@ from motif.demo_creators.themes import Layout, Light, Theme
 
 _LONG = 1000.0
 _GROUND_LUMA: dict[Light, tuple[float, float]] = {
-    "even": (0.48, 0.66),
-    "golden": (0.5, 0.66),
-    "vignette": (0.5, 0.66),
-    "dark": (0.06, 0.17),
-    "bright": (0.82, 0.9),
+    "even": (0.46, 0.72),
+    "golden": (0.5, 0.72),
+    "vignette": (0.5, 0.72),
+    "dark": (0.06, 0.16),
+    "bright": (0.84, 0.9),
 }
 """Grounds are already as light as the finished image shall be, so that its gamma stays mild."""
 _MANNERS: tuple[Layout, ...] = ("centred", "thirds", "family")
@@ -117,13 +118,18 @@ def _grounds(theme: Theme, rng: np.random.Generator) -> tuple[str, tuple[str, ..
         colour = mix(colour, palette.pale, soft)
         for _ in range(30):
             if luminance(colour) > high:
-                colour = mix(colour, palette.ink, 0.08)
+                colour = deeper(colour)
             elif luminance(colour) < low:
                 colour = mix(colour, lighter(palette.pale, 0.5), 0.08)
         return colour
 
     others = [toned(str(colour)) for colour in rng.permutation(palette.hues) if colour != hue]
-    return toned(hue), tuple(others)
+    # Companions of one lightness would vanish in black and white.
+    step = {"dark": 0.16, "bright": 0.3}.get(theme.light, 0.4)
+    apart = [mix(colour, palette.pale if luminance(colour) < 0.6 and nth % 2 else palette.ink,
+                 step if luminance(colour) < 0.6 and nth % 2 else step * 0.5)
+             for nth, colour in enumerate(others)]  # fmt: skip
+    return toned(hue), tuple(apart)
 
 
 def _look(theme: Theme, name: str, ground: str, rng: np.random.Generator) -> str:

@@ -122,7 +122,9 @@ def theme_of(creator: int, seed: int) -> Theme:
     recipe = _RECIPES[position]
     shared = np.random.default_rng([seed, 1, position])
     palettes = shared.permutation(len(PALETTES))
-    lines = shared.permutation(len(LINES))
+    # Blur takes away what line drawings consist of.
+    bold = [line for line in LINES if line not in ("sketchy", "lineart")]
+    lines = shared.permutation(bold if recipe.focus == "blurry" else LINES)
     rich = shared.permutation(len(_RICH))
     own = np.random.default_rng([seed, 2, creator])
     palette = PALETTES[palettes[turn % len(PALETTES)]]
@@ -138,7 +140,7 @@ def theme_of(creator: int, seed: int) -> Theme:
         focus=recipe.focus,
         grain=recipe.grain,
         layout=recipe.layout,
-        line=LINES[lines[turn % len(LINES)]],
+        line=lines[turn % len(lines)],
         backdrops=(backdrops[0], backdrops[1]),
         texture=_texture(recipe, own),
         framed=bool(own.random() < (0.7 if recipe.tone == "sepia" else 0.2)),
