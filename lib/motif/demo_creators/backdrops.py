@@ -181,9 +181,9 @@ def _arch(stage: Stage) -> str:
     parts = []
     for grow, share in ((1.14, 0.35), (1.0, 0.6)):
         fill = mix(stage.ground, stage.others[1], share)
-        parts.append(f'<path d="M{x - half * grow:.0f},{stage.height} V{top:.0f} a{half * grow:.0f},'
-                     f'{half * grow:.0f} 0 0 1 {2 * half * grow:.0f},0 V{stage.height} Z" '
-                     f'fill="{fill}"/>')  # fmt: skip
+        parts.append(f'<path d="M{x - half * grow:.0f},{stage.height} V{top:.0f} '
+                     f'a{half * grow:.0f},{half * grow:.0f} 0 0 1 {2 * half * grow:.0f},0 '
+                     f'V{stage.height} Z" fill="{fill}"/>')  # fmt: skip
     return "".join(parts)
 
 
@@ -196,10 +196,11 @@ def _stars(stage: Stage) -> str:
         if r < 0.01 * stage.short:
             parts.append(_disc(x, y, r, star, rng.uniform(0.5, 1)))
         else:
-            parts.append(f'<path d="M{x:.0f},{y - r:.1f} q{r * 0.2:.1f},{r * 0.8:.1f} {r:.1f},{r:.1f} '
-                         f'q{-r * 0.8:.1f},{r * 0.2:.1f} {-r:.1f},{r:.1f} q{-r * 0.2:.1f},'
-                         f'{-r * 0.8:.1f} {-r:.1f},{-r:.1f} q{r * 0.8:.1f},{-r * 0.2:.1f} {r:.1f},'
-                         f'{-r:.1f} Z" fill="{star}"/>')  # fmt: skip
+            long, near = r * 0.8, r * 0.2
+            parts.append(f'<path d="M{x:.0f},{y - r:.1f} q{near:.1f},{long:.1f} {r:.1f},{r:.1f} '
+                         f'q{-long:.1f},{near:.1f} {-r:.1f},{r:.1f} q{-near:.1f},{-long:.1f} '
+                         f'{-r:.1f},{-r:.1f} q{long:.1f},{-near:.1f} {r:.1f},{-r:.1f} Z" '
+                         f'fill="{star}"/>')  # fmt: skip
     return "".join(parts)
 
 

@@ -7,7 +7,7 @@ for, with a gap between bands, so that the adjectives of the manifest hold by co
 import functools
 
 import numpy as np
-from jaxtyping import Float32, Int16, UInt8
+from jaxtyping import Float32, Int16
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 from motif.demo_creators.colours import darker
@@ -28,7 +28,7 @@ _COLOURFULNESS: dict[Tone, tuple[float, float]] = {
 _SEPIA_DARK, _SEPIA_LIGHT = (52, 34, 24), (250, 234, 200)
 _BLUR = 0.016
 """Standard deviation of the blur as a share of the longer side."""
-_GRAIN = 19.0
+_GRAIN = 22.0
 """Standard deviation of the grain, in grey levels of 255."""
 
 
@@ -100,7 +100,7 @@ def _within_luma(image: Image.Image, band: tuple[float, float]) -> Image.Image:
     if band[0] <= now <= band[1]:
         return image
     target = band[0] if now < band[0] else band[1]
-    low, high = 0.1, 8.0
+    low, gamma, high = 0.1, 1.0, 8.0
     for _ in range(20):
         gamma = (low * high) ** 0.5
         low, high = (gamma, high) if luma(small**gamma * 255) > target else (low, gamma)
@@ -126,7 +126,8 @@ def _contrasted(image: Image.Image, theme: Theme) -> Image.Image:
         return ImageOps.autocontrast(image, cutoff=0.5, preserve_tone=True)
     grey = image.convert("L")
     if theme.light in ("even", "vignette"):
-        grey = ImageOps.autocontrast(grey, cutoff=0.5)
+        # Pure black and white would leave no room for the grain.
+        grey = ImageOps.autocontrast(grey, cutoff=0.5).point(lambda level: 16 + level * 0.875)
     return grey.convert("RGB")
 
 
@@ -160,13 +161,13 @@ def _lit(image: Image.Image, theme: Theme, rng: np.random.Generator) -> Image.Im
         case "golden":
             corner = (float(rng.choice([0.15, 0.85])), 0.1)
             image = ImageChops.multiply(image, Image.new("RGB", image.size, "#fff0d2"))
-            return _veil(image, "#ffcf70", corner, (0.72, 0.22, 0.0))
+            return _veil(image, "#ffcf70", corner, (0.6, 0.16, 0.0))
         case "bright":
             return _veil(image, "#ffffff", (0.5, 0.1), (0.4, 0.1, 0.0))
         case "vignette":
             return _veil(image, ink, (0.5, 0.5), (0.0, 0.04, 0.8))
         case "dark":
-            return _veil(image, ink, (0.5, 0.5), (0.0, 0.1, 0.7))
+            return _veil(image, ink, (0.5, 0.5), (0.0, 0.16, 0.82))
         case "even":
             return image
 
@@ -203,20 +204,15 @@ def _relief(
     if theme.grain:
         plane = _GRAIN * _noise_plane(size, longer / 480, rng)
     elif theme.texture == "paper":
-        plane = 3.4 * _noise_plane(size, longer / 130, rng) + 1.8 * _noise_plane(size, 1, rng)
+        plane = 2.6 * _noise_plane(size, longer / 60, rng) + 1.0 * _noise_plane(size, 1, rng)
     elif theme.texture == "canvas":
         x, y = (np.sin(np.arange(side, dtype=np.float32) * (2 * np.pi * 84 / longer))
                 for side in size)  # fmt: skip
-        plane = 5.0 * (y[:, None] + x[None, :]) + 2.0 * _noise_plane(size, longer / 250, rng)
+        plane = 3.2 * (y[:, None] + x[None, :]) + 1.2 * _noise_plane(size, longer / 250, rng)
     elif theme.texture == "halftone":
         x, y = (np.cos(np.arange(side, dtype=np.float32) * (2 * np.pi * 62 / longer))
                 for side in size)  # fmt: skip
-        plane = 15.0 * (y[:, None] * x[None, :])
+        plane = 7.5 * (y[:, None] * x[None, :])
     else:
         return None
     return np.round(plane).astype(np.int16)
-
-
-def pixels_of(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB pixels in [0, 255] of `image`."""
-    return np.asarray(image.convert("RGB"))

@@ -156,7 +156,6 @@ def book(pen: Pen) -> None:
                 f"{46 + layer} 0,{68 + layer} Z",
                 mix(t.pale, "#ffffff", 0.4) if layer == 0 else darker(t.pale, 0.14),
             )
-            # fmt: skip
     pen.shade("M0,-46 C10,-58 20,-60 28,-60 L28,48 C18,50 8,58 0,68 Z")
     text = mix(t.ink, t.pale, 0.35)
     for row in range(6):

@@ -4,8 +4,8 @@ import numpy as np
 
 _FIRST = (
     "amber", "birch", "brisk", "calm", "cedar", "clever", "copper", "distant", "eager", "early",
-    "gentle", "hidden", "jolly", "lively", "lucky", "misty", "nimble", "patient", "quiet", "rolling",
-    "silver", "tidal", "velvet", "wandering",
+    "gentle", "hidden", "jolly", "lively", "lucky", "misty", "nimble", "patient", "quiet",
+    "rolling", "silver", "tidal", "velvet", "wandering",
 )  # fmt: skip
 _SECOND = (
     "acorn", "anchor", "beacon", "bramble", "canyon", "comet", "delta", "ember", "fjord", "garden",

@@ -179,7 +179,7 @@ def _objects(count: int, rng: np.random.Generator) -> list[str]:
 def _size(theme: Theme, longest: int, rng: np.random.Generator) -> tuple[int, int]:
     """Width and height in pixels; small images are the more frequent ones."""
     shape = theme.shape if rng.random() < 0.6 else _SHAPES[rng.integers(len(_SHAPES))]
-    longer = round(LONGER_SIDE[0] * (longest / LONGER_SIDE[0]) ** (rng.random() ** 1.9))
+    longer = round(LONGER_SIDE[0] * (longest / LONGER_SIDE[0]) ** (rng.random() ** 2.2))
     shorter = round(longer * min(shape, 1 / shape))
     return (longer, shorter) if shape >= 1 else (shorter, longer)
 

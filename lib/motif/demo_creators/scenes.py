@@ -21,7 +21,7 @@ _GROUND_LUMA: dict[Light, tuple[float, float]] = {
     "even": (0.46, 0.72),
     "golden": (0.5, 0.72),
     "vignette": (0.5, 0.72),
-    "dark": (0.06, 0.16),
+    "dark": (0.1, 0.19),
     "bright": (0.84, 0.9),
 }
 """Grounds are already as light as the finished image shall be, so that its gamma stays mild."""
@@ -50,7 +50,7 @@ def scene(theme: Theme, name: str, size: tuple[int, int], rng: np.random.Generat
     stage = Stage(width=width, height=height, ground=ground, others=others, focus=places[0][:2],
                   rng=rng)  # fmt: skip
     usual, rare = theme.backdrops
-    parts = [backdrop(rare if rng.random() < 0.2 else usual, stage), _spotlight(theme, stage)]
+    parts = [backdrop(rare if rng.random() < 0.2 else usual, stage)]
     looks = [_look(theme, name, ground, rng) for _ in range(min(len(places), 3))]
     defs = "".join(f'<g id="look{nth}">{look}</g>' for nth, look in enumerate(looks))
     parts.append(f"<defs>{defs}</defs>")
@@ -65,7 +65,6 @@ def scene(theme: Theme, name: str, size: tuple[int, int], rng: np.random.Generat
             f'<use xlink:href="#look{nth % len(looks)}" transform="translate({x:.1f} '
             f'{y:.1f}) rotate({turn:.1f}) scale({scale * mirrored:.3f} {scale:.3f})"/>'
         )
-        # fmt: skip
     parts.append(_frame(theme, stage))
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -118,7 +117,8 @@ def _grounds(theme: Theme, rng: np.random.Generator) -> tuple[str, tuple[str, ..
         colour = mix(colour, palette.pale, soft)
         for _ in range(30):
             if luminance(colour) > high:
-                colour = deeper(colour)
+                dark = theme.light == "dark"
+                colour = mix(colour, palette.ink, 0.1) if dark else deeper(colour)
             elif luminance(colour) < low:
                 colour = mix(colour, lighter(palette.pale, 0.5), 0.08)
         return colour
@@ -146,7 +146,7 @@ def _look(theme: Theme, name: str, ground: str, rng: np.random.Generator) -> str
         pale = darker(pale, 0.14)
         outline = pale if theme.line in ("ink", "sketchy") else ink
         if theme.line == "lineart":
-            ink, outline, paper = pale, pale, ground
+            ink, outline, paper = lighter(pale, 0.3), pale, ground
     pen = Pen(
         Tints(main=main, second=second, accent=accent, pale=pale, ink=ink, outline=outline,
               paper=paper),
@@ -157,37 +157,13 @@ def _look(theme: Theme, name: str, ground: str, rng: np.random.Generator) -> str
     return pen.svg()
 
 
-def _radial(name: str, centre: tuple[float, float], stops: list[tuple[float, str, float]]) -> str:
-    inside = "".join(
-        f'<stop offset="{offset}" stop-color="{colour}" stop-opacity="{opacity}"/>'
-        for offset, colour, opacity in stops
-    )
-    return (
-        f'<defs><radialGradient id="{name}" cx="{centre[0]:.2f}" cy="{centre[1]:.2f}" r="0.75">'
-        f"{inside}</radialGradient></defs>"
-    )
-
-
 def _shadow(x: float, y: float, size: float) -> str:
-    stops = [(0.0, "#0c0a1e", 0.42), (0.62, "#0c0a1e", 0.0)]
     return (
-        _radial("shadow", (0.5, 0.5), stops)
-        + f'<ellipse cx="{x:.0f}" cy="{y:.0f}" rx="{size * 0.56:.0f}" ry="{size * 0.1:.0f}" '
+        '<defs><radialGradient id="shadow"><stop stop-color="#0c0a1e" stop-opacity="0.4"/>'
+        '<stop offset="1" stop-color="#0c0a1e" stop-opacity="0"/></radialGradient></defs>'
+        f'<ellipse cx="{x:.0f}" cy="{y:.0f}" rx="{size * 0.5:.0f}" ry="{size * 0.085:.0f}" '
         'fill="url(#shadow)"/>'
     )
-
-
-def _veil(name: str, stage: Stage) -> str:
-    return f'<rect width="{stage.width}" height="{stage.height}" fill="url(#{name})"/>'
-
-
-def _spotlight(theme: Theme, stage: Stage) -> str:
-    """In the dark, a faint glow behind the object keeps its silhouette readable."""
-    if theme.light != "dark":
-        return ""
-    centre = (stage.focus[0] / stage.width, stage.focus[1] / stage.height)
-    stops = [(0.0, theme.palette.pale, 0.22), (0.7, theme.palette.pale, 0.0)]
-    return _radial("spot", centre, stops) + _veil("spot", stage)
 
 
 def _frame(theme: Theme, stage: Stage) -> str:

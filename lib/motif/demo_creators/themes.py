@@ -74,7 +74,7 @@ _RECIPES = (
     _Recipe("vivid", "even", "sharp", False, "family"),
     _Recipe("natural", "even", "blurry", False, "spacious"),
     _Recipe("muted", "dark", "blurry", False, "centred"),
-    _Recipe("muted", "vignette", "glow", False, "family"),
+    _Recipe("natural", "vignette", "glow", False, "family"),
 )
 
 
