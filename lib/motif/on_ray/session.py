@@ -24,6 +24,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Token authentication stays on where the user has a token; that it is on is no warning.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would rebuild our environment
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -37,6 +39,9 @@ def connect() -> None:
         address="local",
         num_cpus=os.cpu_count(),
         include_dashboard=False,
+        # Ray Train's own actors complain every other second that there is no dashboard; what
+        # workers log stays in Ray's log folder, and errors are raised here.
+        log_to_driver=False,
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
     )

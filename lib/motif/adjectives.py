@@ -1,0 +1,115 @@
+"""OAAR: directions of adjectives that are free of objects (Duanis et al. 2023, section 3.2)."""
+
+import re
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+
+import numpy as np
+from jaxtyping import Float
+
+from motif import schemas
+from motif.errors import InputError
+
+# The fine labels of CIFAR-100 (Krizhevsky 2009), in their order, underscores as spaces.
+CIFAR100_CLASSES: tuple[str, ...] = (
+    *("apple", "aquarium fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle"),
+    *("bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle"),
+    *("caterpillar", "cattle", "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch"),
+    *("crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox"),
+    *("girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn mower", "leopard", "lion"),
+    *("lizard", "lobster", "man", "maple tree", "motorcycle", "mountain", "mouse", "mushroom"),
+    *("oak tree", "orange", "orchid", "otter", "palm tree", "pear", "pickup truck", "pine tree"),
+    *("plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road"),
+    *("rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake"),
+    *("spider", "squirrel", "streetcar", "sunflower", "sweet pepper", "table", "tank"),
+    *("telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle"),
+    *("wardrobe", "whale", "willow tree", "wolf", "woman", "worm"),
+)
+
+EncodeTexts = Callable[[list[str]], Float[np.ndarray, "texts dim"]]
+
+_ADJECTIVE = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
+
+
+def article(word: str) -> str:
+    """Return `a` or `an`, by the sound that the word begins with."""
+    lower = word.lower()
+    if lower.startswith(("uni", "eu", "use", "usu", "uto", "one")):
+        return "a"
+    return "an" if lower[0] in "aeiou" or lower.startswith(("hour", "honest", "heir")) else "a"
+
+
+def plain_prompt(adjective: str) -> str:
+    """Return the prompt that OAAR is compared with: `A pleasing photo`."""
+    return f"{article(adjective).capitalize()} {adjective} photo"
+
+
+def object_prompts(adjective: str = "") -> list[str]:
+    """Return one prompt per CIFAR-100 class, with or without the adjective before `photo`."""
+    start = f"{article(adjective)} {adjective} photo" if adjective else "a photo"
+    return [f"{start} of {article(name)} {name}" for name in CIFAR100_CLASSES]
+
+
+def directions(
+    adjectives: Sequence[str], encode_texts: EncodeTexts
+) -> Float[np.ndarray, "adjectives dim"]:
+    """Return each adjective's unit direction in the encoder's space.
+
+    The mean, over objects, of the difference that the adjective makes to the text embedding.
+
+    Args:
+        adjectives: Words such as `vivid`.
+        encode_texts: Texts to unit rows.
+
+    Raises:
+        InputError: An adjective makes no difference at all to the text encoder.
+    """
+    if not adjectives:
+        return np.zeros((0, encode_texts(["a photo"]).shape[1]), np.float32)
+    without = encode_texts(object_prompts())
+    rows = []
+    for adjective in adjectives:
+        mean = (encode_texts(object_prompts(adjective)) - without).mean(axis=0)
+        length = np.linalg.norm(mean)
+        if length == 0:
+            raise InputError(f"adjective {adjective!r} does not change the encoder's text embedding")
+        rows.append(mean / length)
+    return np.stack(rows)
+
+
+def scores(
+    embeddings: Float[np.ndarray, "rows dim"], unit_directions: Float[np.ndarray, "adjectives dim"]
+) -> Float[np.ndarray, "rows adjectives"]:
+    """Return signed dot products, in [-1, 1].
+
+    For rows that are means of unit embeddings this is the mean score of their images.
+    """
+    return embeddings @ unit_directions.T
+
+
+def default_adjectives() -> list[str]:
+    """Return the adjectives that are published when no list is given."""
+    return parse(files("motif").joinpath("adjectives.txt").read_text("utf-8"), "adjectives.txt")
+
+
+def parse(text: str, source: str) -> list[str]:
+    """Read one adjective per line; `#` starts a comment.
+
+    Raises:
+        InputError: A line is no adjective, or two make the same column.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.partition("#")[0].strip().lower()
+        if not word:
+            continue
+        if not _ADJECTIVE.fullmatch(word) or len(word) > 50:
+            raise InputError(f"{source}, line {number}: {word[:60]!r} is not an adjective")
+        column = schemas.oaar_column(word)
+        if found.setdefault(column, word) != word:
+            raise InputError(
+                f"{source}, line {number}: {word!r} and {found[column]!r} make one column {column}"
+            )
+    if not found:
+        raise InputError(f"{source} names no adjective")
+    return list(found.values())
