@@ -1,6 +1,6 @@
 """EMBEDDINGS -> SAME checkpoint.
 
-    ray job submit --working-dir . -- python -m jobs.train_same --embeddings URI --output URI
+ray job submit --working-dir . -- python -m jobs.train_same --embeddings URI --output URI
 """
 
 import logging

@@ -72,7 +72,9 @@ def directions(
         mean = (encode_texts(object_prompts(adjective)) - without).mean(axis=0)
         length = np.linalg.norm(mean)
         if length == 0:
-            raise InputError(f"adjective {adjective!r} does not change the encoder's text embedding")
+            raise InputError(
+                f"adjective {adjective!r} does not change the encoder's text embedding"
+            )
         rows.append(mean / length)
     return np.stack(rows)
 

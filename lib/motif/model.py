@@ -33,7 +33,9 @@ class SameNetwork(nn.Module):
     it learns a residual on that input, which starts at zero. Before training it *is* the whitening.
     """
 
-    def __init__(self, whitening: Whitening, *, hidden_dim: int = 512, dropout: float = 0.5) -> None:
+    def __init__(
+        self, whitening: Whitening, *, hidden_dim: int = 512, dropout: float = 0.5
+    ) -> None:
         """Start as the whitening.
 
         Args:
@@ -69,6 +71,11 @@ def creator_vectors(
     """Return the unit vector of each set of images: the direction of their outputs' mean."""
     outputs = model(embeddings.flatten(0, 1)).unflatten(0, embeddings.shape[:2])
     return functional.normalize(outputs.mean(dim=1), dim=-1)
+
+
+def as_inputs(rows: Float[Tensor, "images dim"]) -> Float[Tensor, "images dim"]:
+    """Return rows at unit length, which `features` are not; zero rows stay zero."""
+    return functional.normalize(rows.float(), dim=-1)
 
 
 @torch.inference_mode()

@@ -35,6 +35,16 @@ FAILURES = pa.schema(
     ]
 )
 
+# Columns of EMBEDDINGS, and those that rows have while they are on their way to it: no column of a
+# manifest may travel under one of these names.
+RESERVED = frozenset(
+    (
+        *("bucket", "embedding", "features", "content_hash", "perceptual_hash", "pixels"),
+        *("stage", "error_class", "message", "attempts"),
+        *("fetch_seconds", "decode_seconds", "encode_seconds"),
+    )
+)
+
 
 def vector(dim: int) -> pa.DataType:
     """Return the type of all stored vectors: a fixed-size list of `dim` float32."""

@@ -165,6 +165,14 @@ def read_parquet_schema(uri: str) -> pa.Schema:
         raise InputError(f"{uri} is not a Parquet file we can read: {error}") from error
 
 
+def lance_options(uri: str) -> dict[str, str]:
+    """Return what Lance needs to be told of an S3 endpoint; credentials it finds by itself."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if scheme(uri) != "s3" or not endpoint:
+        return {}
+    return {"endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+
+
 def remove(uri: str) -> None:
     """Delete a file or folder, if it is there."""
     fs, path = open_filesystem(uri)

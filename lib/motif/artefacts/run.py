@@ -106,15 +106,17 @@ def claim(
     found = require_replaceable(output, artefact, overwrite=overwrite)
     unfinished = storage.join(output, UNFINISHED_FILE)
     if found is State.UNFINISHED and not overwrite:
-        if plan is None:
-            found = State.FREE
-        elif storage.read_json(unfinished).get("plan") == plan:
+        begun = storage.read_json(unfinished).get("plan")
+        if plan is not None and begun == plan:
             return True
-        else:
+        # Without a plan it was cut off before its first result, in the lines below.
+        if plan is not None and begun is not None:
             raise OutputError(
                 f"--output {output} holds an unfinished run with other input or settings;"
                 " repeat that run's command to finish it, or pass --overwrite to discard it"
             )
+    # In this order, a run cut off in between leaves a folder that is still known to be ours.
+    storage.write_json(unfinished, {"artefact": artefact, "plan": None})
     for name in (RUN_FILE, *owned):
         storage.remove(storage.join(output, name))
     storage.write_json(unfinished, {"artefact": artefact, "plan": plan})
@@ -172,6 +174,14 @@ class Recorder:
         self, output: str, *, counts: dict[str, Any], space: dict[str, Any], **more: Any
     ) -> dict[str, Any]:
         """Write run.json, the last file of the artefact, and return it."""
+        record = self.write(storage.join(output, RUN_FILE), counts=counts, space=space, **more)
+        storage.remove(storage.join(output, UNFINISHED_FILE))
+        return record
+
+    def write(
+        self, uri: str, *, counts: dict[str, Any], space: dict[str, Any], **more: Any
+    ) -> dict[str, Any]:
+        """Write the record to a file of any name and return it."""
         finished = datetime.now(UTC)
         self.seconds["total"] = round((finished - self.started_at).total_seconds(), 3)
         record = {
@@ -187,6 +197,5 @@ class Recorder:
             "seconds": self.seconds,
             **more,
         }
-        storage.write_json(storage.join(output, RUN_FILE), record)
-        storage.remove(storage.join(output, UNFINISHED_FILE))
+        storage.write_json(uri, record)
         return record

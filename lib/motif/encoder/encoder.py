@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,30 @@ def resolve(name: str) -> EncoderSource:
             f"--encoder {name}: {pretrained!r} is neither a file nor a pretrained tag of"
             f" {architecture} (tags: {', '.join(tags[:8])}); use NAME/PRETRAINED, NAME/FILE or lite"
         )
-    _require_reachable(name, get_pretrained_cfg(architecture, pretrained))
+    config = get_pretrained_cfg(architecture, pretrained)
+    quick = f"{architecture}-quickgelu"
+    if config.get("quick_gelu") and pretrained in list_pretrained_tags_by_model(quick):
+        # open_clip only warns, and then encodes with another activation than the weights know.
+        log.info("%s is trained with QuickGELU; taken as %s/%s", name, quick, pretrained)
+        architecture = quick
+    _require_reachable(name, config)
     return EncoderSource(architecture, architecture, pretrained)
 
 
 def _require_reachable(name: str, config: dict[str, Any]) -> None:
     """Ask the hub once: left alone, open_clip retries for minutes before it gives up."""
-    repository = config.get("hf_hub", "").rstrip("/")
+    # Either `owner/name/` or `owner/name/file`.
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
     if not repository:
-        # Weights on a plain web server: open_clip's downloader has one try and no retries.
+        _require_url(name, config["url"])
         return
-    files = open_clip.constants.HF_WEIGHTS_NAME, open_clip.constants.HF_SAFE_WEIGHTS_NAME
+    file = file or open_clip.constants.HF_WEIGHTS_NAME
+    safe = (
+        open_clip.constants.HF_SAFE_WEIGHTS_NAME
+        if file == open_clip.constants.HF_WEIGHTS_NAME
+        else str(Path(file).with_suffix(".safetensors"))
+    )
+    files = file, safe
     if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
         return
     for file in reversed(files):
@@ -86,14 +100,29 @@ def _require_reachable(name: str, config: dict[str, Any]) -> None:
             )
         except HfHubHTTPError:
             continue  # the hub answers, only not with this file
-        except Exception as error:  # noqa: BLE001 (whatever the HTTP client of the day raises)
-            raise InputError(
-                f"--encoder {name}: the weights cannot be reached at {constants.ENDPOINT}"
-                f" ({type(error).__name__}); pass a checkpoint as NAME/FILE, fill the Hugging Face"
-                " cache on a machine with access, or use --encoder lite"
-            ) from error
+        except Exception as error:  # whatever the HTTP client of the day raises
+            raise _unreachable(name, constants.ENDPOINT, error) from error
         return
     raise InputError(f"--encoder {name}: {repository} on {constants.ENDPOINT} holds no weights")
+
+
+def _require_url(name: str, url: str) -> None:
+    """Ask a plain web server for weights that open_clip has not cached: it would wait for ever."""
+    if (Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1]).is_file():
+        return
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(name, url, error) from error
+
+
+def _unreachable(name: str, where: str, error: Exception) -> InputError:
+    return InputError(
+        f"--encoder {name}: the weights cannot be reached at {where} ({type(error).__name__}); pass"
+        " a checkpoint as NAME/FILE, fill the Hugging Face cache on a machine with access, or use"
+        " --encoder lite"
+    )
 
 
 def best_precision(device: torch.device) -> torch.dtype:
@@ -129,13 +158,16 @@ class Encoder:
         Args:
             source: From `resolve`.
             device: `cuda`, `cpu` or None for the best there is.
-            precision: Of the image tower's arithmetic; None for `best_precision`.
+            precision: Of the image tower's arithmetic; None for `best_precision`, or float32 for
+                the lite encoder.
 
         Raises:
             InputError: The weights do not fit the architecture, or cannot be loaded.
         """
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.precision = precision or best_precision(self.device)
+        # In bfloat16 a photo of ten strays from its float32 embedding by a cosine of .993.
+        exact = source.architecture == LITE
+        self.precision = precision or (torch.float32 if exact else best_precision(self.device))
         # open_clip logs each step of its own at INFO, on the root logger.
         with _quiet_root_logger():
             try:
@@ -144,14 +176,15 @@ class Encoder:
                     pretrained=source.pretrained,
                     weights_only=True,
                     require_pretrained=True,
+                    **_preprocess_of_file(source),
                 )
-            except (RuntimeError, ValueError, OSError) as error:
-                reason = str(error).strip().splitlines()[0][:200]
+                self._tokenizer = open_clip.get_tokenizer(source.open_clip_name)
+            except Exception as error:  # whatever torch, pickle and the hub make of a stray file
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise InputError(
                     f"encoder {source.architecture}: weights {source.pretrained or ''} cannot be"
-                    f" loaded: {reason}"
+                    f" loaded; are they of this architecture? {reason}"
                 ) from error
-            self._tokenizer = open_clip.get_tokenizer(source.open_clip_name)
         visual = model.visual
         preprocess = _preprocess(visual.preprocess_cfg)
         self._model = model.eval().requires_grad_(False)
@@ -183,12 +216,19 @@ class Encoder:
     def encode_texts(self, texts: list[str]) -> Float[np.ndarray, "texts dim"]:
         """Encode texts, in float32, to unit rows."""
         rows = [
-            self._model.encode_text(
-                self._tokenizer(texts[start : start + 256]).to(self.device), normalize=True
-            ).cpu()
+            self._model.encode_text(self._tokens(texts[start : start + 256]), normalize=True).cpu()
             for start in range(0, len(texts), 256)
         ]
         return torch.cat(rows).float().numpy()
+
+    def _tokens(self, texts: list[str]) -> Tensor:
+        tokens = self._tokenizer(texts).to(self.device)
+        text = getattr(self._model, "text", None)
+        if isinstance(text, open_clip.hf_model.HFTextEncoder):
+            # It masks padding, so columns that are all padding cost time and change nothing.
+            used = (tokens != text.config.pad_token_id).any(dim=0)
+            tokens = tokens[:, used]
+        return tokens
 
     def _image_tower(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         visual = self._model.visual
@@ -205,7 +245,23 @@ class Encoder:
             features = visual(batch)
         finally:
             visual.proj = projection
+        if isinstance(features, tuple):
+            features = features[0]  # CoCa's tower also returns its tokens
         return features, features @ projection
+
+
+def _preprocess_of_file(source: EncoderSource) -> dict[str, Any]:
+    """Return what all tags of the architecture agree on; open_clip takes CLIP's for any file."""
+    if source.pretrained is None or not Path(source.pretrained).is_file():
+        return {}
+    tags = list_pretrained_tags_by_model(source.architecture)
+    configs = [get_pretrained_cfg(source.architecture, tag) for tag in tags]
+    agreed = {}
+    for name in ("mean", "std", "interpolation", "resize_mode"):
+        values = {config.get(name) for config in configs} - {None}
+        if len(values) == 1:
+            agreed[f"image_{name}"] = values.pop()
+    return agreed
 
 
 def _preprocess(config: dict[str, Any]) -> Preprocess:

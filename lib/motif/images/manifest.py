@@ -18,7 +18,7 @@ from motif.errors import InputError
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-_TEXT_COLUMNS = ("image_id", "creator_id", "uri", "version")
+_TEXT_COLUMNS = ("image_id", "creator_id", "uri", "version", "posted_at")
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,16 @@ def read_images(uri: str, *, carry: Sequence[str] = ()) -> Manifest:
         table = _read_folder(uri)
     else:
         table = _read_file(uri)
-    if missing := [
-        name for name in ("creator_id", "uri", *carry) if name not in table.schema.names
-    ]:
+    names = table.schema.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"manifest {uri} has the column {twice[0]!r} twice")
+    if reserved := sorted(schemas.RESERVED.intersection(carry)):
         raise InputError(
-            f"manifest {uri} lacks the column {missing[0]!r}; it has {table.schema.names}"
+            f"--carry {reserved[0]}: EMBEDDINGS has a column {reserved[0]!r} of its own; rename the"
+            " manifest's"
         )
+    if missing := [name for name in ("creator_id", "uri", *carry) if name not in names]:
+        raise InputError(f"manifest {uri} lacks the column {missing[0]!r}; it has {names}")
     if not table.num_rows:
         raise InputError(f"{uri} names no images")
     return _to_manifest(table, uri, list(carry))
@@ -95,9 +99,28 @@ def _read_file(uri: str) -> pa.Table:
                     strings_can_be_null=False,
                 ),
             )
-        return pyarrow.json.read_json(source)
+        return _read_json(source)
     except pa.ArrowInvalid as error:
         raise InputError(f"manifest {uri} cannot be read: {error}") from error
+
+
+def _read_json(source: pa.BufferReader) -> pa.Table:
+    table = pyarrow.json.read_json(source)
+    # Text that looks like a date is taken for one; an id must stay what it was.
+    dates = [
+        name
+        for name in _TEXT_COLUMNS
+        if name in table.schema.names and pa.types.is_timestamp(table.schema.field(name).type)
+    ]
+    if not dates:
+        return table
+    source.seek(0)
+    return pyarrow.json.read_json(
+        source,
+        parse_options=pyarrow.json.ParseOptions(
+            explicit_schema=pa.schema([(name, pa.string()) for name in dates])
+        ),
+    )
 
 
 def _read_folder(uri: str) -> pa.Table:
@@ -110,6 +133,9 @@ def _read_folder(uri: str) -> pa.Table:
         if len(parts) < 2 or not path.lower().endswith(IMAGE_SUFFIXES):
             ignored += 1
             continue
+        if not _is_unicode(path):
+            log.warning("left out %a: its name is not UTF-8", path)
+            continue
         full = fs.unstrip_protocol(path) if storage.scheme(uri) == "s3" else path
         rows.append({"creator_id": parts[0], "uri": full, "version": _version(info)})
     if ignored:
@@ -119,6 +145,14 @@ def _read_folder(uri: str) -> pa.Table:
             f"{uri} holds no images; expected one subfolder per creator with image files in it"
         )
     return pa.Table.from_pylist(rows)
+
+
+def _is_unicode(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _version(info: dict) -> str:
@@ -169,29 +203,57 @@ def image_id(creator_id: str, uri: str) -> str:
 def _text_column(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
     if name not in table.schema.names:
         return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
-    column = table[name]
+    column = _decoded(table[name])
     kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-        # Whole numbers have one spelling; floats, dates and the like have many.
-        if not pa.types.is_integer(kind):
-            raise InputError(f"manifest {uri}: column {name!r} is {kind}, expected text")
+    # Whole numbers have one spelling; floats, dates and the like have many.
+    if not (_is_text(kind) or pa.types.is_null(kind) or pa.types.is_integer(kind)):
+        raise InputError(f"manifest {uri}: column {name!r} is {kind}, expected text")
     return column.cast(pa.string())
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values of a dictionary, such as pandas writes for its categories."""
+    kind = column.type
+    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def _posted_at(table: pa.Table, uri: str) -> pa.ChunkedArray:
     target = schemas.IMAGES.field("posted_at").type
     if "posted_at" not in table.schema.names:
         return pa.chunked_array([pa.nulls(table.num_rows, target)])
-    column = table["posted_at"]
+    column = _decoded(table["posted_at"])
+    kind = column.type
     try:
-        if pa.types.is_string(column.type):
-            column = pc.if_else(pc.equal(column, ""), None, column)
-            column = column.cast(pa.timestamp("us"))
-        if pa.types.is_timestamp(column.type) and column.type.tz is None:
-            return pc.assume_timezone(column.cast(pa.timestamp("us")), "UTC")
-        return column.cast(target)
+        if _is_text(kind):
+            return _parse_times(column.cast(pa.string()))
+        if pa.types.is_integer(kind):
+            raise InputError(
+                f"manifest {uri}: posted_at is {kind}, a number of no known unit; write times as"
+                " text (2024-02-03T04:05:06Z) or as Arrow timestamps"
+            )
+        # Nanoseconds are cut; no other cast may lose anything.
+        cut = pa.types.is_timestamp(kind) and kind.unit == "ns"
+        zone = kind.tz if pa.types.is_timestamp(kind) else None
+        column = column.cast(pa.timestamp("us", zone), safe=not cut)
+        return pc.assume_timezone(column, "UTC") if zone is None else column.cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"manifest {uri}: posted_at is not a time: {error}") from error
+
+
+def _parse_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Parse ISO 8601, with a zone or, in UTC, without; empty text is no time."""
+    column = pc.if_else(pc.equal(column, ""), None, column)
+    column = pc.replace_substring_regex(column, r"(\.\d{6})\d+", r"\1")
+    zoned = pc.match_substring_regex(column, r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$")
+    with_zone = pc.if_else(zoned, column, None).cast(pa.timestamp("us", "UTC"))
+    without = pc.if_else(zoned, None, column).cast(pa.timestamp("us"))
+    return pc.coalesce(with_zone, pc.assume_timezone(without, "UTC"))
 
 
 def _resolve(uris: list[str | None], manifest: str) -> list[str | None]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 import ray
 
@@ -23,7 +24,9 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray starts its daemons by fork and exec, which harms neither of the two that warn of forks.
+    warnings.filterwarnings("ignore", message="lance(db)? (is not fork-safe|fork support)")
     # Token authentication stays on where the user has a token; that it is on is no warning.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would rebuild our environment
@@ -35,6 +38,9 @@ def connect() -> None:
         except ConnectionError as error:
             raise InputError(f"RAY_ADDRESS={address}: no Ray cluster answers there") from error
         return
+    # The driver's C++ core prints to our standard error, mostly about Ray's own actors. What is
+    # fatal to a worker or a daemon reaches us as an exception all the same.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
         address="local",
         num_cpus=os.cpu_count(),

@@ -19,6 +19,7 @@ from motif.artefacts import checkpoint
 from motif.artefacts.checkpoint import CheckpointConfig
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError, MotifError
+from motif.model import as_inputs
 from motif.on_ray import session
 from motif.training import Hyperparameters, to_metrics, train
 
@@ -70,11 +71,6 @@ def load(embeddings: Embeddings, column: str) -> TrainingSet:
     )
     inputs = torch.tensor(schemas.matrix(table[column]))
     return TrainingSet(as_inputs(inputs), creator, creator_ids.tolist())
-
-
-def as_inputs(rows: torch.Tensor) -> torch.Tensor:
-    """Return rows at unit length, which `features` are not; zero rows stay zero."""
-    return torch.nn.functional.normalize(rows.float(), dim=-1)
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -1,0 +1,151 @@
+"""The whole job on one machine: encode -> train -> publish -> evaluate -> query.
+
+    make demo [IMAGES=folder]
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import encode_images, evaluate, publish_creators, train_same
+from motif import cli, command, storage
+from motif.artefacts.checkpoint import Checkpoint
+from motif.demo_creators.render import render_creators
+from motif.errors import InputError
+from motif.images.manifest import read_images
+from motif.splits import TEST
+from motif.table import CreatorTable
+
+log = logging.getLogger("motif.demo")
+
+TEST_FRACTION = 1 / 3
+ADJECTIVES_SHOWN = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Show what Motif does, in a few minutes, on creators that it draws or on your own."""
+
+    images: str = ""
+    """Folder with one subfolder per creator, or a manifest; by default creators are drawn."""
+    output: str = "demo-output"
+    """Folder for all artefacts; an earlier demo's are replaced."""
+    dry_run: bool = False
+    """Say what would be done; write nothing."""
+    json: bool = False
+    """Print the record of the run on standard output, in place of the tables."""
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run every job with the lite encoder, then ask the table what a user would ask."""
+    place = Path(config.output).absolute()
+    if config.dry_run:
+        return command.show_plan(plan_of(config, place), as_json=config.json)
+    require_ours(place)
+    images, carry = images_of(config, place)
+    at = {name: str(place / name) for name in ("embeddings", "same", "creators.lance", "evaluation")}
+    records = {}
+    records["encode"] = encode_images.main(
+        encode_images.Config(
+            images=images,
+            output=at["embeddings"],
+            encoder="lite",
+            carry=",".join(carry),
+            max_failed_fraction=0.5,
+            overwrite=True,
+        )
+    )
+    records["train"] = train_same.main(
+        train_same.Config(
+            embeddings=at["embeddings"],
+            output=at["same"],
+            test_fraction=TEST_FRACTION,
+            overwrite=True,
+        )
+    )
+    records["publish"] = publish_creators.main(
+        publish_creators.Config(
+            embeddings=at["embeddings"], model=at["same"], table=at["creators.lance"]
+        )
+    )
+    records["evaluate"] = evaluate.main(
+        evaluate.Config(
+            embeddings=at["embeddings"], model=at["same"], output=at["evaluation"], overwrite=True
+        )
+    )
+    if not config.json:
+        sys.stdout.write(tables(at, records["evaluate"]))
+    report = str(Path(at["evaluation"]) / "report.html")
+    summary = {
+        "report": report,
+        "seconds": {name: record["seconds"]["total"] for name, record in records.items()},
+        "table": at["creators.lance"],
+        "runs": records,
+    }
+    storage.write_json(str(place / "demo.json"), summary)
+    if not config.json:
+        sys.stdout.write(f"\nThe report to open: {report}\n")
+    return summary
+
+
+def require_ours(place: Path) -> None:
+    """Refuse a folder with something else in it.
+
+    Raises:
+        InputError: The output is a file, or holds something that no demo wrote.
+    """
+    marker = place / "motif-demo"
+    if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not marker.exists())):
+        raise InputError(f"--output {place} holds something that is no demo's; name another folder")
+    place.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def images_of(config: Config, place: Path) -> tuple[str, list[str]]:
+    """Return the images and the columns to carry; draws the creators where none are given."""
+    if config.images:
+        return config.images, []
+    log.info("drawing the demo's creators into %s", place / "images")
+    manifest = render_creators(place / "images")
+    header = manifest.read_text("utf-8").partition("\n")[0].strip().split(",")
+    return str(manifest), [name for name in header if name not in ("creator_id", "uri")]
+
+
+def tables(at: dict[str, str], evaluation: dict[str, Any]) -> str:
+    """Return the nearest creators of one creator and the top creators for two adjectives."""
+    table = CreatorTable.open(at["creators.lance"])
+    checkpoint = Checkpoint.open(at["same"])
+    creators = table.creator_ids()
+    unseen = [c for c in creators if checkpoint.split_of(c) == TEST] or creators
+    seed = unseen[0]
+    parts = [
+        f"\nNearest to {cli.printable(seed)}, by theme\n",
+        cli.as_text(table.lookalikes(seed, k=5)),
+    ]
+    metrics = storage.read_json(str(Path(at["evaluation"]) / "metrics.json"))
+    known = {entry["adjective"]: entry for entry in metrics["adjectives"]}
+    best = sorted(known, key=lambda adjective: -known[adjective]["auc_oaar"])
+    for adjective in (best or ["colorful", "dark"])[:ADJECTIVES_SHOWN]:
+        entry = known.get(adjective)
+        told = f"AUC against the truth {entry['auc_oaar']:.2f}" if entry else "no ground truth"
+        parts.append(f"\nMost {adjective}, by OAAR ({told})\n")
+        if entry and not entry["supported"]:
+            parts.append("not supported by this encoder\n")
+        else:
+            parts.append(cli.as_text(table.rank(adjective, k=5)))
+    return "".join(parts)
+
+
+def plan_of(config: Config, place: Path) -> dict[str, Any]:
+    """Return what `--dry-run` says."""
+    plan: dict[str, Any] = {"dry_run": True, "output": str(place), "encoder": "lite"}
+    if not config.images:
+        return {**plan, "images": "72 creators with 24 pictures each, drawn (about 85 MB)"}
+    manifest = read_images(config.images)
+    return {**plan, "images": manifest.images.num_rows, "rejected_rows": manifest.rejected.num_rows}
+
+
+if __name__ == "__main__":
+    command.run_job(main, Config, name="python -m jobs.demo")
