@@ -1,6 +1,6 @@
 """The whole job on one machine: encode -> train -> publish -> evaluate -> query.
 
-    make demo [IMAGES=folder]
+make demo [IMAGES=folder]
 """
 
 import logging
@@ -45,7 +45,9 @@ def main(config: Config) -> dict[str, Any]:
         return command.show_plan(plan_of(config, place), as_json=config.json)
     require_ours(place)
     images, carry = images_of(config, place)
-    at = {name: str(place / name) for name in ("embeddings", "same", "creators.lance", "evaluation")}
+    at = {
+        name: str(place / name) for name in ("embeddings", "same", "creators.lance", "evaluation")
+    }
     records = {}
     records["encode"] = encode_images.main(
         encode_images.Config(

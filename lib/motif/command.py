@@ -27,7 +27,7 @@ Config = TypeVar("Config", bound=JobConfig)
 
 
 def run_job(
-    main: Callable[[Config], dict[str, Any]], config_type: type[Config], *, name: str
+    main: Callable[[Config], dict[str, Any]], config_type: Callable[..., Config], *, name: str
 ) -> None:
     """Parse the command line, run the job, and exit with its code.
 

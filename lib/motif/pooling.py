@@ -1,6 +1,5 @@
 """From the images of a creator to the creator: vectors, consistency, representative images."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +62,8 @@ def pool(
 def representatives(
     same: Float[np.ndarray, "images same"],
     vector: Float[np.ndarray, " same"],
-    content_hashes: Sequence[str],
-    perceptual_hashes: Sequence[str],
+    content_hashes: list[str],
+    perceptual_hashes: list[str],
     *,
     keep: int = REPRESENTATIVES,
 ) -> list[int]:

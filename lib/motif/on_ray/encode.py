@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+import ray.exceptions
 import torch
 
 from motif import schemas
@@ -129,7 +130,7 @@ class EncodeImages:
             )
         # Failed rows are encoded as black squares and then nulled: batches keep one shape.
         encoded = self._encoder.encode_images(pixels)
-        finite = np.isfinite(encoded.embedding).all(axis=1)
+        finite: np.ndarray = np.isfinite(encoded.embedding).all(axis=1)
         valid = np.zeros(rows.num_rows, bool)
         valid[index] = finite[index]
         bad = pa.array(~finite) if not finite.all() else None
@@ -228,7 +229,8 @@ def finish_buckets(plan: Plan, output: str) -> dict[str, Any]:
     Raises:
         ContractError: A bucket's rows are not those of the plan.
     """
-    merge = ray.remote(num_cpus=1)(embeddings.finish_bucket)
+    # Ray types no keyword arguments of remote functions.
+    merge: Any = ray.remote(num_cpus=1)(embeddings.finish_bucket)  # type: ignore[call-overload]
     rejected = np.array(
         [bucket_of(c or "", plan.buckets) for c in plan.rejected["creator_id"].to_pylist()], int
     )

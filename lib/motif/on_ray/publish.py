@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 import torch
 
 from motif import publishing

@@ -110,15 +110,16 @@ def _train_worker(config: dict[str, Any]) -> None:
         metrics = to_metrics(outcome)
         metrics["creators"] = {split: len(found) for split, found in chosen.items()}
         metrics["images"] = len(data.inputs)
-        matrix = getattr(outcome.model, "whitened", outcome.model).matrix
+        whitened: Any = getattr(outcome.model, "whitened", outcome.model)
+        input_dim, dim = whitened.matrix.shape
         checkpoint.write_weights(
             plan.output,
             outcome.model,
             CheckpointConfig(
                 architecture=outcome.architecture,
                 input_column=plan.input_column,
-                input_dim=matrix.shape[0],
-                dim=matrix.shape[1],
+                input_dim=input_dim,
+                dim=dim,
                 hidden_dim=plan.hyper.hidden_dim,
                 test_fraction=plan.test_fraction,
                 validation_fraction=plan.validation_fraction,

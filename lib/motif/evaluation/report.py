@@ -1,0 +1,122 @@
+"""report.html: one file that holds everything it shows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+import motif
+from motif.evaluation import plots, thumbnails
+from motif.evaluation.adjective_truth import SUPPORTED_AUC
+from motif.evaluation.evaluate import Result
+from motif.evaluation.sheets import AdjectiveSheet, QuerySheet, Tile, adjective_sheets, query_sheets
+from motif.evaluation.similarity import DRAWS
+from motif.evaluation.verdict import compare, judge
+from motif.metrics import CSLS_NEIGHBOURS
+
+KINDS = ("mean", "whitened", "same")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The report, and how many of its images could be shown."""
+
+    html: str
+    shown: int
+    missing: int
+
+
+def render(result: Result, *, run_id: str, created_at: datetime) -> Page:
+    """Draw the figures, fetch the thumbnails and fill in the page.
+
+    Args:
+        result: What was measured.
+        run_id: Of this evaluation.
+        created_at: Shown as the report's date.
+
+    Returns:
+        The page; an image that cannot be read is a grey placeholder in it.
+    """
+    sample = result.sample
+    queries, by_adjective = query_sheets(result), adjective_sheets(result)
+    images = thumbnails.make_thumbnails(
+        (sample.uris[tile.image], sample.content_hashes[tile.image])
+        for tile in _tiles(queries, by_adjective)
+    )
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_template),
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    html = environment.get_template("report.html.j2").render(
+        result=result,
+        sample=sample,
+        checkpoint=result.checkpoint,
+        embeddings=result.embeddings,
+        run_id=run_id,
+        date=created_at,
+        motif_version=motif.__version__,
+        draws=DRAWS,
+        csls_neighbours=CSLS_NEIGHBOURS,
+        supported_auc=SUPPORTED_AUC,
+        names=plots.NAMES,
+        queries=queries,
+        known_adjectives={sheet.adjective: sheet for sheet in by_adjective if sheet.known},
+        unknown_adjectives=[sheet for sheet in by_adjective if not sheet.known],
+        thumbnail=lambda tile: images[sample.uris[tile.image]],
+        uri=lambda tile: sample.uris[tile.image],
+        **_headline(result),
+        **_figures(result),
+    )
+    missing = sum(bool(image.missing) for image in images.values())
+    return Page(html, len(images) - missing, missing)
+
+
+def _template(name: str) -> str:
+    return files("motif.evaluation").joinpath(name).read_text("utf-8")
+
+
+def _tiles(queries: list[QuerySheet], by_adjective: list[AdjectiveSheet]) -> Iterator[Tile]:
+    for sheet in queries:
+        yield sheet.query
+        yield from (*sheet.by_encoder, *sheet.by_same)
+    for sheet in by_adjective:
+        yield from (*sheet.by_plain, *sheet.by_oaar)
+
+
+def _headline(result: Result) -> dict[str, Any]:
+    similarity = result.similarity
+    verdict = judge(similarity, result.checkpoint.config.architecture)
+    size = verdict.images_per_side
+    scores = [similarity.find(kind, csls=True, images_per_side=size) for kind in KINDS]
+    to_whitened = [
+        (row, compare(row))
+        for row in similarity.comparisons
+        if row.csls and (row.vectors, row.baseline) == ("same", "whitened")
+    ]
+    return {
+        "verdict": verdict,
+        "headline": [score for score in scores if score is not None],
+        "sizes": sorted({score.images_per_side for score in similarity.scores}),
+        "to_whitened": to_whitened,
+    }
+
+
+def _figures(result: Result) -> dict[str, Any]:
+    metrics = result.checkpoint.metrics
+    identical = result.checkpoint.config.architecture == "whitening"
+    size = judge(result.similarity, result.checkpoint.config.architecture).images_per_side
+    curve = metrics.get("curve") or []
+    whitening = (metrics.get("validation") or {}).get("mrr_whitening")
+    return {
+        "by_images": plots.hit_rate_by_images(result.similarity, identical=identical),
+        "by_k": plots.hit_rate_by_k(result.similarity, size, identical=identical),
+        "training": plots.training_curve(curve, whitening) if len(curve) > 1 else None,
+        "areas": plots.adjective_areas(result.adjectives) if result.adjectives else None,
+    }
