@@ -14,7 +14,7 @@ from motif.evaluation.adjective_truth import SUPPORTED_AUC
 from motif.evaluation.evaluate import Result
 from motif.evaluation.sheets import AdjectiveSheet, QuerySheet, Tile, adjective_sheets, query_sheets
 from motif.evaluation.similarity import DRAWS
-from motif.evaluation.verdict import compare, judge
+from motif.evaluation.verdict import compare, judge, signed
 from motif.metrics import CSLS_NEIGHBOURS
 
 KINDS = ("mean", "whitened", "same")
@@ -54,6 +54,7 @@ def render(result: Result, *, run_id: str, created_at: datetime) -> Page:
         loader=jinja2.FunctionLoader(_template),
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["signed"] = signed
     html = environment.get_template("report.html.j2").render(
         result=result,
         sample=sample,

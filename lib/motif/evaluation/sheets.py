@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from motif.adjectives import plain_prompt
+from motif.evaluation.adjective_truth import creator_means
 from motif.evaluation.evaluate import Result
 
 QUERIES = 8
@@ -98,7 +99,10 @@ def query_sheets(result: Result) -> list[QuerySheet]:
 
 
 def adjective_sheets(result: Result) -> list[AdjectiveSheet]:
-    """Rank creators for each adjective that is supported, or about which nothing is known."""
+    """Rank creators for each adjective that is supported, or about which nothing is known.
+
+    An adjective that failed its test has no sheet: its ranking would mislead.
+    """
     vectors, sample = result.adjective_vectors, result.sample
     if vectors is None:
         return []
@@ -121,12 +125,14 @@ def _top_creators(
 ) -> list[Tile]:
     sample = result.sample
     scores = sample.embedding @ direction
-    counts = np.diff(sample.offsets)
-    means = np.add.reduceat(scores, sample.offsets[:-1]) / counts
+    means = creator_means(scores, sample.offsets)
+    unknown = np.full(len(means), np.nan)
+    share = unknown if truth is None else creator_means(truth, sample.offsets)
     tiles = []
     for creator in np.argsort(-means, kind="stable")[:TOP_CREATORS]:
         own = slice(sample.offsets[creator], sample.offsets[creator + 1])
+        # The most typical image, not the best: one lucky picture says little of a creator.
         image = int(own.start + np.argmin(np.abs(scores[own] - means[creator])))
-        holds = truth is not None and bool(np.nan_to_num(truth[own]).mean() > 0.5)
-        tiles.append(Tile(image, sample.creator_ids[creator], float(means[creator]), holds))
+        name = sample.creator_ids[creator]
+        tiles.append(Tile(image, name, float(means[creator]), bool(share[creator] > 0.5)))
     return tiles

@@ -8,6 +8,8 @@ from motif.evaluation.similarity import Comparison, Similarity
 HEADLINE_IMAGES = 5
 CLEAR = 2.0
 """Standard errors that a paired difference must exceed to be called one."""
+FEWEST_CREATORS = 10
+"""Fewer make a standard error that means nothing."""
 
 Outcome = Literal["better", "level", "worse", "identical", "unknown"]
 
@@ -46,28 +48,60 @@ def judge(similarity: Similarity, architecture: str) -> Verdict:
     to_mean = similarity.compare("same", "mean", csls=True, images_per_side=size)
     to_whitened = similarity.compare("same", "whitened", csls=True, images_per_side=size)
     if to_mean is None or to_whitened is None:
-        return Verdict("unknown", "There are too few creators to say anything.", 0)
-    mean = _against("the plain mean of the embeddings", to_mean)
+        return Verdict("unknown", "Nothing could be compared.", 0)
+    if to_mean.creators < FEWEST_CREATORS:
+        return Verdict(
+            "unknown",
+            f"With {to_mean.creators} creators to compare, the figures are an illustration: fewer"
+            f" than {FEWEST_CREATORS} cannot tell one kind of vectors from another.",
+            size,
+        )
+    mean = f"It {_against('the plain mean of the embeddings', to_mean)}."
     if architecture == "whitening":
         return Verdict(
             "identical",
             "The checkpoint is the whitening itself: in training, the network was no better, and"
-            f" the simpler map was kept. It {mean}.",
+            f" the simpler map was kept. {mean}",
             size,
         )
     outcome = compare(to_whitened)
-    text = f"SAME {_against('the closed-form whitening that it starts from', to_whitened)}"
-    if outcome != "better":
-        text += ", so on these creators the network earns nothing over the simpler map"
-    return Verdict(outcome, f"{text}. It {mean}.", size)
+    parts = [
+        f"With {_images(size)} a side, SAME"
+        f" {_against('the closed-form whitening that it starts from', to_whitened)}."
+    ]
+    rows = [
+        row
+        for row in similarity.comparisons
+        if row.csls
+        and (row.vectors, row.baseline) == ("same", "whitened")
+        and row.creators >= FEWEST_CREATORS
+    ]
+    for row in rows:
+        if (named := compare(row)) not in ("level", outcome):
+            parts.append(f"With {row.images_per_side}, it is {named} ({_points(row)}).")
+    if all(compare(row) != "better" for row in rows):
+        parts.append("On these creators the network earns nothing over the simpler map.")
+    return Verdict(outcome, " ".join([*parts, mean]), size)
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a number with its sign, and a minus for a minus rather than a hyphen."""
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _against(baseline: str, row: Comparison) -> str:
-    points = f"{100 * row.difference:+.1f} ± {100 * row.standard_error:.1f} points"
     match compare(row):
         case "better":
-            return f"beats {baseline} ({points})"
+            return f"beats {baseline} ({_points(row)})"
         case "worse":
-            return f"is worse than {baseline} ({points})"
+            return f"is worse than {baseline} ({_points(row)})"
         case _:
-            return f"cannot be told apart from {baseline} ({points})"
+            return f"cannot be told apart from {baseline} ({_points(row)})"
+
+
+def _points(row: Comparison) -> str:
+    return f"{signed(100 * row.difference, 1)} ± {100 * row.standard_error:.1f} points"
+
+
+def _images(size: int) -> str:
+    return f"{size} image" if size == 1 else f"{size} images"

@@ -1,0 +1,498 @@
+"""jobs.evaluate on EMBEDDINGS and checkpoints written by hand: what it writes, refuses, escapes."""
+
+import dataclasses
+import hashlib
+import html.parser
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from jobs import evaluate as job
+from motif import adjectives, schemas, storage
+from motif import space as spaces
+from motif.artefacts import checkpoint as checkpoints
+from motif.artefacts import run
+from motif.artefacts.checkpoint import Checkpoint, CheckpointConfig
+from motif.artefacts.embeddings import Embeddings, bucket_name
+from motif.errors import InputError, OutputError, SpaceError
+from motif.evaluation import evaluate as evaluation
+from motif.model import SameNetwork, WhitenedEmbedding
+from motif.space import Preprocess, Space
+from motif.whitening import Whitening
+
+DIM = 8
+SPACE = Space(
+    encoder="tiny",
+    weights_sha256="0" * 64,
+    preprocess=Preprocess(
+        size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="b", resize_mode="shortest"
+    ),
+    dim=DIM,
+)
+NASTY = "\"><script>alert(1)</script>\n&amp;'{{ 7*7 }}"
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeBy:
+    encoder: str
+
+
+def rows_of(creators: int, images: int, *, seed: int = 0) -> list[dict]:
+    """Creators with a theme each; the adjective `vivid` holds for every third of them."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for creator in range(creators):
+        theme = generator.normal(size=DIM)
+        theme[0] = 3 if creator % 3 == 0 else 0
+        for image in range(images):
+            vector = theme + 0.8 * generator.normal(size=DIM)
+            name = f"{creator:03d}-{image:02d}"
+            rows.append(
+                {
+                    "image_id": name,
+                    "creator_id": f"creator-{creator:03d}",
+                    "uri": f"/nowhere/{name}.jpg",
+                    "version": None,
+                    "posted_at": None,
+                    "embedding": (vector / np.linalg.norm(vector)).tolist(),
+                    "content_hash": hashlib.sha256(name.encode()).hexdigest()[:32],
+                    "perceptual_hash": "0" * 16,
+                    "object": "cat",
+                    "is_vivid": creator % 3 == 0,
+                    "is_dark": creator % 3 != 0,
+                    "is_2d": True,
+                }
+            )
+    return rows
+
+
+def write_embeddings(
+    output: Path, rows: list[dict], *, buckets: int = 2, space: Space = SPACE, encoder: str = "lite"
+) -> Embeddings:
+    carried = [pa.field(n, pa.bool_()) for n in ("is_vivid", "is_dark", "is_2d")]
+    schema = schemas.embeddings(space.dim, carried=[pa.field("object", pa.string()), *carried])
+    for bucket in range(buckets):
+        mine = [r for r in rows if sum(r["creator_id"].encode()) % buckets == bucket]
+        table = pa.Table.from_pylist(mine, schema=schema)
+        path = storage.join(str(output), "embeddings", bucket_name(bucket, buckets))
+        storage.write_parquet(path, schemas.conform(table, schema))
+    recorder = run.Recorder("embeddings", MadeBy(encoder))
+    recorder.finish(
+        str(output),
+        counts={"rows": len(rows), "embedded": len(rows), "failed": 3, "duplicates": 0},
+        space=space.to_json(),
+        buckets=buckets,
+    )
+    return Embeddings.open(str(output))
+
+
+def write_checkpoint(
+    output: Path,
+    *,
+    architecture: str = "same",
+    space: Space = SPACE,
+    test_fraction: float = 0.5,
+    input_column: str = "embedding",
+) -> Checkpoint:
+    torch.manual_seed(0)
+    scale = torch.diag(torch.linspace(0.5, 2, DIM))
+    whitening = Whitening(torch.full((DIM,), 0.05), scale)
+    model: torch.nn.Module = WhitenedEmbedding(whitening)
+    if architecture == "same":
+        model = SameNetwork(whitening, hidden_dim=4)
+        torch.nn.init.normal_(model.residual[-1].weight, std=0.5)  # type: ignore[arg-type]
+    config = CheckpointConfig(
+        architecture=architecture,
+        input_column=input_column,
+        input_dim=DIM,
+        dim=DIM,
+        hidden_dim=4,
+        test_fraction=test_fraction,
+        validation_fraction=0.2,
+        test_fold=0,
+    )
+    curve = [{"step": s, "loss": 0.1, "validation_mrr": 0.5 + s / 100} for s in (1, 2, 3)]
+    metrics = {"reason": "the <b>reason</b>", "curve": curve, "validation": {"mrr_whitening": 0.5}}
+    checkpoints.write_weights(str(output), model, config, metrics)
+    digest = checkpoints.weights_sha256(str(output))
+    run.Recorder(checkpoints.ARTEFACT, MadeBy("")).finish(
+        str(output),
+        counts={},
+        space={
+            "fingerprint": spaces.same_fingerprint(space, digest),
+            "encoder": space.to_json(),
+        },
+    )
+    return Checkpoint.open(str(output))
+
+
+def encode_texts(texts: list[str]) -> np.ndarray:
+    """A text side: vivid is the first axis, dark points the wrong way, the rest is noise."""
+    rows = []
+    for text in texts:
+        words = text.replace(" vivid", "").replace(" dark", "")
+        seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
+        row = np.random.default_rng(seed).normal(size=DIM)
+        row[0] += 5 * (" vivid" in text) + 5 * (" dark" in text)
+        rows.append(row / np.linalg.norm(row))
+    return np.stack(rows).astype(np.float32)
+
+
+@pytest.fixture
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "open_text_encoder", lambda _: (None, "the hub is away"))
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "open_text_encoder", lambda _: (encode_texts, ""))
+
+
+def run_job(tmp_path: Path, **flags) -> tuple[dict, dict, str]:
+    """Run the job on tmp_path's emb and same; return run.json, metrics.json and the page."""
+    output = tmp_path / "evaluation"
+    config = {"embeddings": tmp_path / "emb", "model": tmp_path / "same", "output": output}
+    record = job.main(job.Config(**{k: str(v) for k, v in config.items()}, **flags))
+    metrics = json.loads((output / "metrics.json").read_text())
+    return record, metrics, (output / "report.html").read_text("utf-8")
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def test_metrics_json_keeps_its_contract(tmp_path, tiny_encoder):
+    write_embeddings(tmp_path / "emb", rows_of(60, 12))
+    checkpoint = write_checkpoint(tmp_path / "same")
+    record, metrics, page = run_job(tmp_path)
+    tested = sum(checkpoint.split_of(f"creator-{i:03d}") == "test" for i in range(60))
+    assert 20 < tested < 40
+    rows = metrics["creator_similarity"]
+    # 12 images fill 1, 3 and 5 a side, not 10.
+    assert [(r["vectors"], r["csls"], r["images_per_side"]) for r in rows] == [
+        (vectors, csls, size)
+        for size in (1, 3, 5)
+        for vectors in ("mean", "whitened", "same")
+        for csls in (False, True)
+    ]
+    for row in rows:
+        assert list(row["hit_rate"]) == ["1", "5", "10"]
+        assert 0 <= row["hit_rate"]["1"] <= row["hit_rate"]["5"] <= row["hit_rate"]["10"] <= 1
+        assert row["hit_rate"]["1"] <= row["mrr"] <= 1
+        assert row["standard_error"] > 0
+        assert row["creators"] == tested
+        assert row["draws"] == 10
+    by_adjective = {row["adjective"]: row for row in metrics["adjectives"]}
+    assert set(by_adjective) == {"vivid", "dark"}  # is_2d is no adjective
+    vivid, dark = by_adjective["vivid"], by_adjective["dark"]
+    assert (vivid["creators_true"], vivid["creators"], vivid["supported"]) == (20, 60, True)
+    assert vivid["auc_oaar"] > 0.95
+    assert (dark["creators_true"], dark["supported"]) == (40, False)
+    assert dark["auc_oaar"] < 0.05
+    assert metrics["adjectives_note"] is None
+    assert any("10 images a side is left out" in note for note in metrics["notes"])
+    assert record == json.loads((tmp_path / "evaluation" / "run.json").read_text())
+    assert record["artefact"] == "evaluation"
+    assert record["counts"]["evaluated_creators"] == tested
+    assert record["space"]["fingerprint"] == checkpoint.fingerprint
+    text = Page(page).text
+    assert "“A vivid photo”" in text
+    assert "“A dark photo”" not in text  # no ranking of what is not supported
+    assert "not supported by this encoder" in text
+    assert text.count("no ground truth") == evaluation.WITHOUT_TRUTH
+    assert f"{checkpoint.fingerprint}" in text
+    assert f"{len(rows_of(60, 12))} embedded, 3 failed" in text
+
+
+def test_the_numbers_are_those_of_the_rows_whatever_the_buckets(tmp_path):
+    rows = rows_of(40, 8)
+    model = write_checkpoint(tmp_path / "same")
+    one = write_embeddings(tmp_path / "one", rows, buckets=1)
+    four = write_embeddings(tmp_path / "four", rows[::-1], buckets=4)
+    first = evaluation.evaluate(one, model, seed=3)
+    assert first.similarity == evaluation.evaluate(four, model, seed=3).similarity
+    assert first.similarity != evaluation.evaluate(one, model, seed=4).similarity
+    assert first.adjectives == []
+    assert first.adjectives_note == "no text encoder was given"
+
+
+def test_mean_whitened_and_same_are_those_of_the_checkpoint(tmp_path):
+    embeddings = write_embeddings(tmp_path / "emb", rows_of(40, 4))
+    model = write_checkpoint(tmp_path / "same")
+    result = evaluation.evaluate(embeddings, model)
+    rows = [r for r in rows_of(40, 4) if model.split_of(r["creator_id"]) == "test"]
+    inputs = torch.tensor([r["embedding"] for r in rows])
+    with torch.inference_mode():
+        expected = model.model(inputs).numpy()
+    assert np.allclose(result.same, expected, atol=1e-6)
+    rows_at_one = [s for s in result.similarity.scores if s.images_per_side == 1 and s.csls]
+    assert len({score.mrr for score in rows_at_one}) == 3  # of three kinds of vectors
+
+
+def test_a_whitening_is_called_one(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", rows_of(40, 4))
+    write_checkpoint(tmp_path / "same", architecture="whitening")
+    _, metrics, page = run_job(tmp_path)
+    rows = {
+        (r["vectors"], r["csls"], r["images_per_side"]): r for r in metrics["creator_similarity"]
+    }
+    for (vectors, csls, size), row in rows.items():
+        if vectors == "same":
+            assert row == {**rows["whitened", csls, size], "vectors": "same"}
+    assert "is the whitening itself" in metrics["verdict"]
+    assert "SAME equals the whitening here." in Page(page).text
+    assert "SAME less whitened" not in page
+
+
+def test_without_an_encoder_adjectives_are_left_out_and_the_reason_is_told(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", rows_of(40, 4))
+    write_checkpoint(tmp_path / "same")
+    _, metrics, page = run_job(tmp_path)
+    assert metrics["adjectives"] == []
+    assert metrics["adjectives_note"] == "the hub is away"
+    assert "Left out. the hub is away" in Page(page).text
+
+
+def test_an_encoder_that_cannot_be_loaded_or_is_another_one_is_not_used(tmp_path, monkeypatch):
+    embeddings = write_embeddings(tmp_path / "emb", rows_of(3, 2), encoder="NoSuchModel/none")
+    texts, note = evaluation.open_text_encoder(embeddings)
+    assert texts is None
+    assert "NoSuchModel" in note
+
+    class OtherEncoder:
+        space = dataclasses.replace(SPACE, weights_sha256="1" * 64)
+
+    monkeypatch.setattr(evaluation, "resolve", lambda name: name)
+    monkeypatch.setattr(evaluation, "Encoder", lambda source: OtherEncoder())
+    texts, note = evaluation.open_text_encoder(embeddings)
+    assert texts is None
+    assert SPACE.fingerprint in note
+    assert OtherEncoder.space.fingerprint in note
+
+
+def test_a_model_of_another_space_is_refused_before_anything_is_written(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", rows_of(6, 4))
+    other = dataclasses.replace(SPACE, weights_sha256="1" * 64)
+    write_checkpoint(tmp_path / "same", space=other)
+    for dry_run in (False, True):
+        with pytest.raises(SpaceError, match=other.fingerprint):
+            run_job(tmp_path, dry_run=dry_run)
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_too_few_test_creators_are_refused_with_what_to_do(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", rows_of(6, 4))
+    write_checkpoint(tmp_path / "same", test_fraction=0.0)
+    with pytest.raises(InputError, match=r"0 of 6 .*larger --test-fraction.*--creators all"):
+        run_job(tmp_path)
+    _, metrics, page = run_job(tmp_path, creators="all")
+    assert {row["creators"] for row in metrics["creator_similarity"]} == {6}
+    assert any("All creators are compared" in note for note in metrics["notes"])
+    assert "never saw" not in page
+
+
+def test_creators_with_one_image_or_one_file_twice_sit_out(tmp_path):
+    rows = rows_of(6, 4)
+    rows = [r for r in rows if r["creator_id"] != "creator-001" or r["image_id"] == "001-00"]
+    for row in rows:
+        if row["creator_id"] == "creator-002":
+            row["content_hash"] = "c" * 32
+    embeddings = write_embeddings(tmp_path / "emb", rows)
+    result = evaluation.evaluate(embeddings, write_checkpoint(tmp_path / "same"), creators="all")
+    score = result.similarity.find("mean", csls=False, images_per_side=1)
+    assert score is not None
+    assert score.creators == 4
+    assert result.sample.duplicates == 3
+    assert any("3 images are left out" in note for note in result.notes)
+
+
+def test_no_two_creators_with_two_images_is_refused(tmp_path):
+    model = write_checkpoint(tmp_path / "same")
+    single = write_embeddings(tmp_path / "emb", rows_of(6, 1))
+    with pytest.raises(InputError, match="0 of 6 creators have two images"):
+        evaluation.evaluate(single, model, creators="all")
+    rows = [{**row, "content_hash": "c" * 32} for row in rows_of(6, 3)]
+    copies = write_embeddings(tmp_path / "copies", rows)
+    with pytest.raises(InputError, match="two different images"):
+        evaluation.evaluate(copies, model, creators="all")
+
+
+def test_creators_beyond_the_cap_are_left_out_by_hash_and_it_is_said(tmp_path):
+    embeddings = write_embeddings(tmp_path / "emb", rows_of(30, 4))
+    model = write_checkpoint(tmp_path / "same")
+    results = [
+        evaluation.evaluate(
+            embeddings, model, creators="all", max_creators=12, seed=seed, encode_texts=encode_texts
+        )
+        for seed in (0, 1)
+    ]
+    first, second = results
+    assert {s.creators for s in first.similarity.scores} == {12}
+    assert any("12 of 30 creators" in note for note in first.notes)
+    assert first.sample.creator_ids == second.sample.creator_ids
+    backwards = write_embeddings(tmp_path / "backwards", rows_of(30, 4)[::-1], buckets=5)
+    third = evaluation.evaluate(backwards, model, creators="all", max_creators=12)
+    assert third.choice.evaluated == first.choice.evaluated
+    with pytest.raises(InputError, match="--max-creators 1"):
+        evaluation.evaluate(embeddings, model, max_creators=1)
+
+
+def test_images_beyond_the_cap_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("motif.evaluation.sample.MAX_IMAGES_PER_CREATOR", 3)
+    embeddings = write_embeddings(tmp_path / "emb", rows_of(4, 5))
+    model = write_checkpoint(tmp_path / "same")
+    sample = evaluation.evaluate(embeddings, model, creators="all").sample
+    assert np.diff(sample.offsets).tolist() == [3, 3, 3, 3]
+    assert sample.capped == 4
+
+
+def test_a_missing_column_and_a_broken_vector_are_refused(tmp_path):
+    embeddings = write_embeddings(tmp_path / "emb", rows_of(6, 4))
+    model = write_checkpoint(tmp_path / "features", input_column="features")
+    with pytest.raises(InputError, match="no column 'features'"):
+        evaluation.evaluate(embeddings, model, creators="all")
+    rows = rows_of(6, 4)
+    rows[5]["embedding"] = [float("nan")] * DIM
+    broken = write_embeddings(tmp_path / "broken", rows)
+    model = write_checkpoint(tmp_path / "same")
+    with pytest.raises(InputError, match="'001-01'"):
+        evaluation.evaluate(broken, model, creators="all")
+
+
+def test_a_finished_evaluation_is_replaced_only_on_demand(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", rows_of(20, 4))
+    write_checkpoint(tmp_path / "same")
+    first, _, _ = run_job(tmp_path)
+    with pytest.raises(OutputError, match="--overwrite"):
+        run_job(tmp_path)
+    second, _, _ = run_job(tmp_path, overwrite=True)
+    assert first["run_id"] != second["run_id"]
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    write_embeddings(tmp_path / "emb", rows_of(20, 4))
+    write_checkpoint(tmp_path / "same")
+    output = tmp_path / "evaluation"
+    config = job.Config(
+        embeddings=str(tmp_path / "emb"),
+        model=str(tmp_path / "same"),
+        output=str(output),
+        dry_run=True,
+    )
+    plan = job.main(config)
+    assert plan["creators_in_embeddings"] == 20
+    assert plan["adjectives_with_truth"] == "vivid, dark"
+    assert "creators compared" in capsys.readouterr().out
+    assert not output.exists()
+
+
+def test_whatever_users_write_is_text_and_nothing_is_loaded_from_elsewhere(tmp_path, tiny_encoder):
+    rows = rows_of(12, 4)
+    for row in rows:
+        row["creator_id"] = row["creator_id"] + NASTY
+        row["uri"] = f"/nowhere/{NASTY}/{row['image_id']}.jpg"
+    write_embeddings(tmp_path / "emb", rows)
+    write_checkpoint(tmp_path / "same")
+    _, _, text = run_job(tmp_path, creators="all")
+    page = Page(text)
+    assert "creator-000\"><script>alert(1)</script> &amp;'{{ 7*7 }}" in page.text
+    allowed = {"src", "href", "xlink:href"}
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "iframe", "object", "link"}
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in allowed & set(attributes):
+            assert (attributes[name] or "").startswith(("data:image/", "#")), (tag, name)
+    assert "url(h" not in text
+    assert "@import" not in text
+    assert "<b>reason" not in text  # of the checkpoint's metrics
+
+
+def test_images_that_cannot_be_shown_become_placeholders(
+    tmp_path: Path, picture: Callable, no_encoder: None
+):
+    rows = rows_of(4, 3)
+    for index, row in enumerate(rows):
+        path = tmp_path / f"{row['image_id']}.jpg"
+        picture(index, width=400, height=200).save(path, quality=90)
+        row["uri"] = str(path)
+        row["content_hash"] = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    (tmp_path / "000-00.jpg").unlink()
+    (tmp_path / "001-00.jpg").write_bytes(b"no image at all")
+    picture(99).save(tmp_path / "002-00.jpg")
+    for creator in (0, 1, 2):  # so that the spoilt ones are shown as the only other image
+        rows = [r for r in rows if r["image_id"] != f"{creator:03d}-02"]
+    write_embeddings(tmp_path / "emb", rows)
+    write_checkpoint(tmp_path / "same")
+    record, _, text = run_job(tmp_path, creators="all")
+    page = Page(text)
+    assert record["counts"]["images_missing"] == 3
+    for reason in ("not_found", "not_an_image", "changed since it was encoded"):
+        assert f"({reason})" in page.text
+    sources = [a["src"] or "" for tag, a in page.tags if tag == "img"]
+    assert sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert max(map(len, sources)) < 20_000
+
+
+def test_no_query_meets_itself_and_its_own_creator_is_marked(tmp_path):
+    from motif.evaluation import sheets
+
+    rows = rows_of(10, 4)
+    rows[1]["creator_id"], rows[1]["content_hash"] = "creator-009", rows[0]["content_hash"]
+    embeddings = write_embeddings(tmp_path / "emb", rows)
+    result = evaluation.evaluate(embeddings, write_checkpoint(tmp_path / "same"), creators="all")
+    contents = result.sample.content_hashes
+    found = sheets.query_sheets(result)
+    assert len({sheet.query.creator_id for sheet in found}) == sheets.QUERIES
+    for sheet in found:
+        for tiles, own in (
+            (sheet.by_encoder, sheet.own_by_encoder),
+            (sheet.by_same, sheet.own_by_same),
+        ):
+            creators = [tile.creator_id for tile in tiles]
+            assert len(set(creators)) == len(creators) == sheets.NEIGHBOURS
+            assert contents[sheet.query.image] not in [contents[tile.image] for tile in tiles]
+            assert [t.score for t in tiles] == sorted((t.score for t in tiles), reverse=True)
+            for place, tile in enumerate(tiles, 1):
+                assert tile.marked == (tile.creator_id == sheet.query.creator_id)
+                assert tile.marked == (place == own)
+
+
+def test_default_adjectives_fill_in_where_there_is_no_truth(tmp_path):
+    embeddings = write_embeddings(tmp_path / "emb", rows_of(20, 4))
+    model = write_checkpoint(tmp_path / "same")
+    result = evaluation.evaluate(embeddings, model, encode_texts=encode_texts)
+    assert result.adjective_vectors is not None
+    expected = ["vivid", "dark", *adjectives.default_adjectives()[: evaluation.WITHOUT_TRUTH]]
+    assert result.adjective_vectors.adjectives == expected
+    assert len(result.sample.creator_ids) == 20  # adjectives take all creators
+    assert 0 < result.sample.evaluated.sum() < 20
+
+
+def test_needs_no_ray():
+    code = "import jobs.evaluate, sys; sys.exit('ray' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
