@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from motif.encoder import lite
+from motif.encoder.fold import fold_batch_norms
 from motif.errors import InputError
 from motif.space import Preprocess, Space
 
@@ -192,6 +193,8 @@ class Encoder:
         preprocess = _preprocess(visual.preprocess_cfg)
         self._model: Any = model.eval().requires_grad_(False)
         weights_sha256 = _hash_weights(model)
+        if fold_batch_norms(visual, torch.zeros(1, 3, preprocess.size, preprocess.size)):
+            visual.to(memory_format=torch.channels_last)
         self._model.to(self.device)
         self._mean = torch.tensor(preprocess.mean, device=self.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(preprocess.std, device=self.device).view(1, 3, 1, 1) * 255
