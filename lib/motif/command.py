@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import tyro
+from botocore.exceptions import BotoCoreError, ClientError
 
 from motif.errors import MotifError
 
@@ -61,11 +62,21 @@ def exit_on_refusal() -> Iterator[None]:
     try:
         yield
     except MotifError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {printable(' '.join(str(error).split()))}\n")
         sys.exit(error.exit_code)
+    except (BotoCoreError, ClientError, PermissionError) as error:
+        # The store says no: credentials, endpoint, permissions. A row's own are caught before.
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        sys.stderr.write(f"error: the storage cannot be used: {text}\n")
+        sys.exit(MotifError.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again\n")
         sys.exit(130)
+
+
+def printable(text: str) -> str:
+    """Return text that cannot move the cursor or colour the terminal, whoever wrote it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def split_names(text: str) -> list[str]:

@@ -42,7 +42,8 @@ class Space:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that run.json and table metadata carry."""
-        return {**asdict(self), "fingerprint": self.fingerprint}
+        # Through JSON, so that what was written equals what will be read: lists, not tuples.
+        return {**json.loads(json.dumps(asdict(self))), "fingerprint": self.fingerprint}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Space":

@@ -77,7 +77,10 @@ class Checkpoint:
             config = CheckpointConfig(**storage.read_json(storage.join(uri, "config.json")))
         except TypeError as error:
             raise InputError(f"{uri}/config.json is not a SAME configuration: {error}") from error
-        data = storage.read_bytes(storage.join(uri, "model.safetensors"))
+        try:
+            data = storage.read_bytes(storage.join(uri, "model.safetensors"))
+        except FileNotFoundError as error:
+            raise InputError(f"{uri}/model.safetensors is gone; train again") from error
         digest = hashlib.sha256(data).hexdigest()
         encoder_space = Space.from_json(record["space"]["encoder"])
         fingerprint = spaces.same_fingerprint(encoder_space, digest)

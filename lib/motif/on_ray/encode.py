@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 ENCODER_CPUS = 0.01  # a whole one would starve decoding on two CPUs
 WRITER_CPUS = 0.1
-ROWS_PER_PART = 256
+ROWS_PER_PART = 128
 LOG_EVERY_SECONDS = 5.0
 
 
@@ -109,16 +109,24 @@ class EncodeImages:
         if not ray.get_gpu_ids():
             # Ray gives one OpenMP thread to an actor with a fraction of a CPU.
             torch.set_num_threads(os.cpu_count() or 1)
-        self._encoder = make_encoder()
         self._with_features = with_features
+        # Raised with the first batch: of an actor that dies at birth, Ray passes on only the text.
+        self._refusal: MotifError | None = None
+        try:
+            self._encoder = make_encoder()
+        except MotifError as error:
+            self._refusal = error
+            return
         if self._encoder.space != space:
-            raise SpaceError(
+            self._refusal = SpaceError(
                 f"this node's {space.encoder} has fingerprint {self._encoder.space.fingerprint},"
                 f" the driver's {space.fingerprint}: give all nodes the same weights"
             )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Encode one batch; an error of the device propagates, so that Ray retries or fails."""
+        if self._refusal is not None:
+            raise self._refusal
         start = time.perf_counter()
         usable = pc.is_valid(rows["pixels"])
         size = self._encoder.space.preprocess.size
@@ -130,7 +138,7 @@ class EncodeImages:
             )
         # Failed rows are encoded as black squares and then nulled: batches keep one shape.
         encoded = self._encoder.encode_images(pixels)
-        finite: np.ndarray = np.isfinite(encoded.embedding).all(axis=1)
+        finite = np.asarray(np.isfinite(encoded.embedding).all(axis=1))
         valid = np.zeros(rows.num_rows, bool)
         valid[index] = finite[index]
         bad = pa.array(~finite) if not finite.all() else None
@@ -175,6 +183,7 @@ def run_pipeline(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
     context.issue_detectors_config.detectors = []  # it reports the encoder's weights as a leak
     slices = [images.slice(i, batch_size) for i in range(0, images.num_rows, batch_size)]
     gpus = int(ray.cluster_resources().get("GPU", 0))

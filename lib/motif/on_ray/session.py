@@ -1,8 +1,12 @@
 """Connecting to the cluster that the job was submitted to, or to a private one on this machine."""
 
+import contextlib
 import logging
 import os
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 
 import ray
 
@@ -11,6 +15,7 @@ from motif.errors import InputError
 log = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1024**3
+MIN_CPUS = 2  # Ray counts them, it does not pin to them: on one core two take turns
 
 
 def connect() -> None:
@@ -24,7 +29,8 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What it logs at ERROR it raises as well, and our line says it better.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Ray starts its daemons by fork and exec, which harms neither of the two that warn of forks.
     warnings.filterwarnings("ignore", message="lance(db)? (is not fork-safe|fork support)")
     # Token authentication stays on where the user has a token; that it is on is no warning.
@@ -41,16 +47,35 @@ def connect() -> None:
     # The driver's C++ core prints to our standard error, mostly about Ray's own actors. What is
     # fatal to a worker or a daemon reaches us as an exception all the same.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(
-        address="local",
-        num_cpus=os.cpu_count(),
-        include_dashboard=False,
-        # Ray Train's own actors complain every other second that there is no dashboard; what
-        # workers log stays in Ray's log folder, and errors are raised here.
-        log_to_driver=False,
-        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-    )
+    with _silenced_core():
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, MIN_CPUS),
+            include_dashboard=False,
+            # Ray Train's own actors complain every other second that there is no dashboard; what
+            # workers log stays in Ray's log folder, and errors are raised here.
+            log_to_driver=False,
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            logging_level=logging.WARNING,
+        )
+
+
+@contextlib.contextmanager
+def _silenced_core() -> Iterator[None]:
+    """Hold back what Ray's C++ core prints as it starts; give it back if it does not start."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def require(*, cpus: float, gpus: float = 0, what: str) -> None:

@@ -1,0 +1,446 @@
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from jobs import encode_images
+from jobs.encode_images import Config, main
+from motif import schemas, storage
+from motif.artefacts import embeddings, run
+from motif.artefacts.embeddings import Embeddings
+from motif.encoder.encoder import Encoder, resolve
+from motif.errors import InputError, OutputError, SpaceError, TooManyFailures
+from motif.images.decode import decode
+from motif.images.manifest import read_images
+from motif.images.plan import Plan
+from motif.images.preprocess import to_pixels
+from motif.on_ray import encode
+
+ROOT = Path(encode_images.__file__).parents[1]
+# Name of the file, stage and class of its failure.
+UGLY = {
+    "truncated.jpg": ("decode", "truncated"),
+    "empty.jpg": ("decode", "truncated"),
+    "text.jpg": ("decode", "not_an_image"),
+    "bomb.bmp": ("decode", "bomb"),
+    "icon.ico": ("decode", "unsupported"),
+    "missing.jpg": ("fetch", "not_found"),
+    "folder.jpg": ("fetch", "not_found"),
+    "http://127.0.0.1:9/a.jpg": ("fetch", "denied"),
+    "huge.jpg": ("fetch", "too_large"),
+}
+
+
+def job(images: Path, output: Path, **more) -> dict:
+    return main(Config(images=str(images), output=str(output), encoder="lite", **more))
+
+
+def failures(output: Path) -> pa.Table:
+    files = sorted((output / "failures").iterdir())
+    return pa.concat_tables([storage.read_parquet(str(file)) for file in files])
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def require_sums(record: dict) -> None:
+    counts = record["counts"]
+    assert counts["rows"] == counts["embedded"] + counts["failed"] + counts["duplicates"]
+    assert counts["failed"] == sum(counts["failed_by_class"].values())
+
+
+def write_ugly(folder: Path, picture) -> None:
+    good = io.BytesIO()
+    picture(1).save(good, "JPEG")
+    (folder / "truncated.jpg").write_bytes(good.getvalue()[: len(good.getvalue()) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("<html>404</html>")
+    bomb = io.BytesIO()
+    picture(2, width=8, height=8).save(bomb, "BMP")
+    header = bytearray(bomb.getvalue())
+    header[18:26] = (100_000).to_bytes(4, "little") * 2
+    (folder / "bomb.bmp").write_bytes(header)
+    picture(3).save(folder / "icon.ico")
+    (folder / "folder.jpg").mkdir()
+    with (folder / "huge.jpg").open("wb") as file:
+        file.truncate(64 * 1024 * 1024 + 1)  # sparse
+
+
+def write_good(folder: Path, picture) -> list[str]:
+    big = picture(20, width=300, height=200)
+    big.save(folder / "original.jpg", quality=95)
+    shutil.copy(folder / "original.jpg", folder / "byte-copy.jpg")
+    big.save(folder / "reencoded.jpg", quality=70)
+    picture(21).convert("RGBA").save(folder / "alpha.png")
+    picture(22).save(folder / "lossless.webp", lossless=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(23, width=120, height=60).save(folder / "rotated.jpg", exif=exif)
+    return [
+        *("original.jpg", "byte-copy.jpg", "reencoded.jpg"),
+        *("alpha.png", "lossless.webp", "rotated.jpg"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("encode")
+
+
+@pytest.fixture(scope="module")
+def good(folder, picture) -> list[str]:
+    return write_good(folder, picture)
+
+
+@pytest.fixture(scope="module")
+def manifest(folder, picture, good) -> Path:
+    write_ugly(folder, picture)
+    lines = ["creator_id,uri,held_out,campaign,posted_at"]
+    for number, name in enumerate((*good, *UGLY)):
+        held_out = "true" if number % 2 else "false"
+        lines.append(f"creator-{number % 4},{name},{held_out},spring,2024-02-0{number % 9 + 1}")
+    lines += [lines[1], lines[2], lines[1]]  # repeated
+    lines += [",original.jpg,false,spring,2024-02-01"]  # nobody's
+    path = folder / "images.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(manifest, folder, ray_local) -> tuple[Path, dict]:
+    """One run over everything, good and bad, that many tests look at."""
+    output = folder / "out"
+    record = job(
+        manifest,
+        output,
+        **{"carry": "held_out,campaign", "features": True, "buckets": 3},
+        max_failed_fraction=0.9,
+    )
+    return output, record
+
+
+@pytest.fixture(scope="module")
+def lite() -> Encoder:
+    return Encoder(resolve("lite"), precision=torch.float32)
+
+
+def test_counts_add_up(finished, good):
+    output, record = finished
+    require_sums(record)
+    assert record["counts"]["rows"] == len(good) + len(UGLY) + 4
+    assert record["counts"]["embedded"] == len(good)
+    assert record["counts"]["failed"] == len(UGLY) + 1
+    assert record["counts"]["duplicates"] == 3
+    assert record == json.loads((output / "run.json").read_text())
+    assert record["stages"]["bottleneck"] in ("fetch", "decode", "encode", "write")
+
+
+def test_every_bad_image_is_on_record(finished):
+    output, record = finished
+    table = failures(output)
+    assert table.schema.equals(schemas.FAILURES)
+    rows = {
+        Path(row["uri"]).name if "http" not in row["uri"] else row["uri"]: row
+        for row in table.to_pylist()
+        if row["stage"] != "manifest"
+    }
+    assert {name: (row["stage"], row["error_class"]) for name, row in rows.items()} == UGLY
+    assert all(row["message"] and row["attempts"] == 1 for row in rows.values())
+    (nobody,) = [row for row in table.to_pylist() if row["stage"] == "manifest"]
+    assert nobody["error_class"] == "invalid_row"
+    classes = Counter(table["error_class"].to_pylist())
+    assert record["counts"]["failed_by_class"] == classes
+
+
+def test_only_the_artefact_is_left(finished):
+    output, _ = finished
+    assert sorted(path.name for path in output.iterdir()) == ["embeddings", "failures", "run.json"]
+    for kind in ("embeddings", "failures"):
+        names = sorted(path.name for path in (output / kind).iterdir())
+        assert names == [f"bucket-0000{n}-of-00003.parquet" for n in range(3)]
+
+
+def test_rows_are_unit_sorted_and_one_per_image(finished, good, folder):
+    artefact = Embeddings.open(str(finished[0]))
+    table = artefact.read()
+    assert sorted(Path(uri).name for uri in table["uri"].to_pylist()) == sorted(good)
+    assert len(set(table["image_id"].to_pylist())) == len(good)
+    norms = np.linalg.norm(schemas.matrix(table["embedding"]), axis=1)
+    np.testing.assert_allclose(norms, 1, atol=1e-5)
+    for bucket in range(artefact.buckets):
+        rows = artefact.read_bucket(bucket, ["creator_id", "image_id"]).to_pylist()
+        keys = [(row["creator_id"], row["image_id"]) for row in rows]
+        assert keys == sorted(keys)
+
+
+def test_a_creator_is_in_one_bucket(finished):
+    artefact = Embeddings.open(str(finished[0]))
+    places = Counter()
+    for bucket in range(artefact.buckets):
+        places.update(set(artefact.read_bucket(bucket)["creator_id"].to_pylist()))
+    assert set(places.values()) == {1}
+
+
+def test_schema_and_carried_columns(finished):
+    artefact = Embeddings.open(str(finished[0]))
+    assert artefact.schema.names == [
+        *("image_id", "creator_id", "uri", "version", "posted_at", "embedding", "features"),
+        *("content_hash", "perceptual_hash", "held_out", "campaign"),
+    ]
+    assert artefact.carried == ["held_out", "campaign"]
+    assert artefact.schema.field("held_out").type == pa.bool_()
+    table = artefact.read()
+    rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
+    assert rows["original.jpg"]["held_out"] is False
+    assert rows["byte-copy.jpg"]["held_out"] is True
+    assert set(table["campaign"].to_pylist()) == {"spring"}
+    assert rows["reencoded.jpg"]["posted_at"].isoformat() == "2024-02-03T00:00:00+00:00"
+
+
+def test_embeddings_equal_encoding_directly(finished, lite, folder):
+    table = Embeddings.open(str(finished[0])).read()
+    pixels = [
+        to_pixels(decode(Path(uri).read_bytes()).image, lite.space.preprocess)
+        for uri in table["uri"].to_pylist()
+    ]
+    expected = lite.encode_images(np.stack(pixels))
+    found = schemas.matrix(table["embedding"])
+    assert (found * expected.embedding).sum(axis=1).min() > 0.999
+    features = schemas.matrix(table["features"])
+    assert features.shape[1] == lite.features_dim
+    np.testing.assert_allclose(features, expected.features, rtol=1e-2, atol=1e-2)
+
+
+def test_space_is_the_encoder_s(finished, lite):
+    assert Embeddings.open(str(finished[0])).space == lite.space
+
+
+def test_hashes_find_copies(finished):
+    table = Embeddings.open(str(finished[0])).read()
+    rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
+    assert rows["original.jpg"]["content_hash"] == rows["byte-copy.jpg"]["content_hash"]
+    assert rows["original.jpg"]["content_hash"] != rows["reencoded.jpg"]["content_hash"]
+    first, copy, other = (
+        imagehash.hex_to_hash(rows[name]["perceptual_hash"])
+        for name in ("original.jpg", "reencoded.jpg", "rotated.jpg")
+    )
+    assert first - copy <= 2
+    assert first - other > 12
+
+
+def test_finished_output_is_refused_by_the_command(finished, manifest):
+    output, _ = finished
+    before = snapshot(output)
+    done = command(manifest, output)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "--overwrite" in line
+    assert done.stdout == ""
+    assert snapshot(output) == before
+
+
+def test_output_that_is_not_ours_is_left_alone(manifest, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError):
+            job(manifest, tmp_path, overwrite=overwrite)
+    assert snapshot(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_dry_run_writes_nothing(manifest, good, tmp_path, capsys):
+    record = job(manifest, tmp_path / "out", dry_run=True)
+    assert list(tmp_path.iterdir()) == []
+    assert record["images"] == len(good) + len(UGLY)
+    assert record["rejected_rows"] == 1
+    assert record["duplicate_rows"] == 3
+    assert record["sampled_failures"] == len(UGLY)
+    assert record["estimated_seconds_on_one_machine"] > 0
+    assert str(len(good) + len(UGLY)) in capsys.readouterr().out
+
+
+def test_no_images(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.csv").write_text("creator_id,uri\n")
+    (tmp_path / "blank.csv").write_text("creator_id,uri\n,\n")
+    for name in ("empty", "empty.csv", "blank.csv"):
+        with pytest.raises(InputError):
+            job(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_image_and_a_run_cut_off_between_encoding_and_finishing(
+    ray_local, library, tmp_path, monkeypatch
+):
+    for path in sorted(library.rglob("*.jpg"))[1:]:
+        path.unlink()
+
+    def cut_off(plan, output):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "finish_buckets", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            job(library, tmp_path / "out")
+    with pytest.raises(InputError, match="unfinished"):
+        Embeddings.open(str(tmp_path / "out"))
+    # Nothing is left to encode, only to finish.
+    record = job(library, tmp_path / "out")
+    require_sums(record)
+    assert record["counts"]["embedded"] == record["counts"]["creators"] == 1
+    assert Embeddings.open(str(tmp_path / "out")).read().num_rows == 1
+
+
+def test_all_images_bad(ray_local, tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for number in range(5):
+        (tmp_path / "images" / "a" / f"{number}.jpg").write_bytes(b"no image %d" % number)
+    record = job(tmp_path / "images", tmp_path / "out", max_failed_fraction=1.0)
+    require_sums(record)
+    assert record["counts"]["embedded"] == 0
+    assert record["counts"]["failed_by_class"] == {"not_an_image": 5}
+    assert Embeddings.open(str(tmp_path / "out")).read().num_rows == 0
+
+
+def test_too_many_failures_and_then_more_are_allowed(ray_local, library, tmp_path, monkeypatch):
+    for number in range(4):
+        (library / "creator-0" / f"bad-{number}.jpg").write_bytes(b"no image")
+    with pytest.raises(TooManyFailures) as caught:
+        job(library, tmp_path / "out")
+    assert caught.value.exit_code == 4
+    message = str(caught.value)
+    assert "4 of 16" in message
+    assert "not_an_image" in message
+    assert "bad-" in message
+    assert run.state(str(tmp_path / "out"), "embeddings") is run.State.UNFINISHED
+    # One bad image is mended in between; the good ones are not encoded again.
+    encoded = []
+    pipeline = encode.run_pipeline
+    monkeypatch.setattr(
+        encode,
+        "run_pipeline",
+        lambda images, *rest, **more: (
+            encoded.extend(images["uri"].to_pylist()) or pipeline(images, *rest, **more)
+        ),
+    )
+    record = job(library, tmp_path / "out", max_failed_fraction=0.5)
+    assert sorted(Path(uri).name for uri in encoded) == [f"bad-{n}.jpg" for n in range(4)]
+    require_sums(record)
+    assert record["counts"]["embedded"] == 12
+    assert record["counts"]["failed_by_class"] == {"not_an_image": 4}
+    assert failures(tmp_path / "out").num_rows == 4
+
+
+def test_node_with_other_weights_is_refused(ray_local, library, lite, tmp_path):
+    other = replace(lite.space, weights_sha256="0" * 64)
+    plan = Plan.make(read_images(str(library)), other, features_dim=None, buckets=0)
+    with pytest.raises(SpaceError, match="same weights"):
+        encode.run_pipeline(
+            plan.images,
+            plan,
+            str(tmp_path / "out"),
+            source=resolve("lite"),
+            batch_size=4,
+            precision=torch.float32,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_bucket_that_lacks_an_image_is_refused(library, lite, tmp_path):
+    plan = Plan.make(read_images(str(library)), lite.space, features_dim=None, buckets=1)
+    with pytest.raises(schemas.ContractError, match="0 images accounted for, 12 planned"):
+        embeddings.finish_bucket(
+            str(tmp_path),
+            0,
+            1,
+            expected_ids=plan.images["image_id"],
+            rejected=plan.rejected,
+            schema=plan.schema,
+        )
+    assert list(tmp_path.glob("embeddings/*")) == []
+
+
+# The command itself, in processes of its own.
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
+def arguments(images: Path, output: Path, *flags: str) -> list[str]:
+    command = [sys.executable, "-m", "jobs.encode_images", "--encoder", "lite"]
+    return [*command, "--images", str(images), "--output", str(output), *flags]
+
+
+def command(images: Path, output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments(images, output, *flags),
+        **{"cwd": ROOT, "env": environment(), "capture_output": True, "text": True},
+        timeout=120,
+        check=False,
+    )
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill a process and all that it started, by id, and wait until they are gone."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+    _, alive = psutil.wait_procs(family[1:], timeout=30)
+    assert not alive
+
+
+def test_killed_run_is_completed_by_the_same_command(tmp_path, picture):
+    images = tmp_path / "images"
+    for number in range(300):
+        path = images / f"creator-{number % 7}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number, width=40, height=40).save(path)
+    output = tmp_path / "out"
+    with (tmp_path / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            arguments(images, output),
+            **{"cwd": ROOT, "env": environment(), "stdout": log, "stderr": log},
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 100
+        while not list(output.glob("_staging/*/embeddings-*.parquet")):
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
+            time.sleep(0.02)
+        kill(process)
+    assert run.state(str(output), "embeddings") is run.State.UNFINISHED
+    staged = set().union(*(embeddings.staged_ids(str(output), bucket) for bucket in range(4)))
+    assert 0 < len(staged) < 300
+    done = command(images, output, "--json")
+    assert done.returncode == 0, done.stderr
+    assert f"encoding {300 - len(staged)} images" in done.stderr
+    assert f"{len(staged)} done before" in done.stderr
+    record = json.loads((output / "run.json").read_text())
+    assert json.loads(done.stdout) == record
+    assert done.stdout == (output / "run.json").read_text()
+    require_sums(record)
+    table = Embeddings.open(str(output)).read(["image_id", "uri"])
+    assert sorted(int(Path(uri).stem) for uri in table["uri"].to_pylist()) == list(range(300))
+    assert len(set(table["image_id"].to_pylist())) == 300
+    assert sorted(path.name for path in output.iterdir()) == ["embeddings", "failures", "run.json"]
