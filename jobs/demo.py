@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs import encode_images, evaluate, publish_creators, train_same
 from motif import cli, command, storage
+from motif.artefacts import run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.demo_creators.render import render_creators
 from motif.errors import InputError
@@ -20,7 +21,10 @@ from motif.table import CreatorTable
 
 log = logging.getLogger("motif.demo")
 
+ARTEFACT = "demo"
 TEST_FRACTION = 1 / 3
+MAX_FAILED_FRACTION = 0.5  # a newcomer's folder may be in any state
+SEED = 3  # of the creators that are drawn: the hash puts 24 of these 72 into the test third
 ADJECTIVES_SHOWN = 2
 
 
@@ -43,66 +47,55 @@ def main(config: Config) -> dict[str, Any]:
     place = Path(config.output).absolute()
     if config.dry_run:
         return command.show_plan(plan_of(config, place), as_json=config.json)
-    require_ours(place)
+    recorder = run.Recorder(ARTEFACT, config)
+    # Nothing is removed here: each job replaces its own artefact, and drawn images are kept.
+    run.claim(str(place), ARTEFACT, overwrite=True, owned=())
     images, carry = images_of(config, place)
     at = {
         name: str(place / name) for name in ("embeddings", "same", "creators.lance", "evaluation")
     }
-    records = {}
-    records["encode"] = encode_images.main(
+    embeddings, same = at["embeddings"], at["same"]
+    encoded = encode_images.main(
         encode_images.Config(
             images=images,
-            output=at["embeddings"],
+            output=embeddings,
             encoder="lite",
             carry=",".join(carry),
-            max_failed_fraction=0.5,
+            max_failed_fraction=MAX_FAILED_FRACTION,
             overwrite=True,
         )
     )
-    records["train"] = train_same.main(
+    trained = train_same.main(
         train_same.Config(
-            embeddings=at["embeddings"],
-            output=at["same"],
-            test_fraction=TEST_FRACTION,
-            overwrite=True,
+            embeddings=embeddings, output=same, test_fraction=TEST_FRACTION, overwrite=True
         )
     )
-    records["publish"] = publish_creators.main(
-        publish_creators.Config(
-            embeddings=at["embeddings"], model=at["same"], table=at["creators.lance"]
-        )
+    published = publish_creators.main(
+        publish_creators.Config(embeddings=embeddings, model=same, table=at["creators.lance"])
     )
-    records["evaluate"] = evaluate.main(
-        evaluate.Config(
-            embeddings=at["embeddings"], model=at["same"], output=at["evaluation"], overwrite=True
-        )
-    )
-    if not config.json:
-        sys.stdout.write(tables(at, records["evaluate"]))
+    steps = {"encode": encoded, "train": trained, "publish": published}
     report = str(Path(at["evaluation"]) / "report.html")
-    summary = {
-        "report": report,
-        "seconds": {name: record["seconds"]["total"] for name, record in records.items()},
-        "table": at["creators.lance"],
-        "runs": records,
-    }
-    storage.write_json(str(place / "demo.json"), summary)
+    try:
+        steps["evaluate"] = evaluate.main(
+            evaluate.Config(
+                embeddings=embeddings, model=same, output=at["evaluation"], overwrite=True
+            )
+        )
+        ending = f"The report to open: {report}\n"
+    except InputError as error:
+        # Too few creators to hold some out: the table is there all the same.
+        report, ending = "", f"No report: {error}\n"
     if not config.json:
-        sys.stdout.write(f"\nThe report to open: {report}\n")
-    return summary
-
-
-def require_ours(place: Path) -> None:
-    """Refuse a folder with something else in it.
-
-    Raises:
-        InputError: The output is a file, or holds something that no demo wrote.
-    """
-    marker = place / "motif-demo"
-    if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not marker.exists())):
-        raise InputError(f"--output {place} holds something that is no demo's; name another folder")
-    place.mkdir(parents=True, exist_ok=True)
-    marker.touch()
+        sys.stdout.write(tables(at, measured=bool(report)) + "\n" + ending)
+    recorder.seconds |= {name: step["seconds"]["total"] for name, step in steps.items()}
+    return recorder.finish(
+        str(place),
+        counts=encoded["counts"],
+        space=trained["space"],
+        architecture=trained["architecture"],
+        table=at["creators.lance"],
+        report=report,
+    )
 
 
 def images_of(config: Config, place: Path) -> tuple[str, list[str]]:
@@ -110,12 +103,12 @@ def images_of(config: Config, place: Path) -> tuple[str, list[str]]:
     if config.images:
         return config.images, []
     log.info("drawing the demo's creators into %s", place / "images")
-    manifest = render_creators(place / "images")
+    manifest = render_creators(place / "images", seed=SEED)
     header = manifest.read_text("utf-8").partition("\n")[0].strip().split(",")
     return str(manifest), [name for name in header if name not in ("creator_id", "uri")]
 
 
-def tables(at: dict[str, str], evaluation: dict[str, Any]) -> str:
+def tables(at: dict[str, str], *, measured: bool) -> str:
     """Return the nearest creators of one creator and the top creators for two adjectives."""
     table = CreatorTable.open(at["creators.lance"])
     checkpoint = Checkpoint.open(at["same"])
@@ -126,8 +119,10 @@ def tables(at: dict[str, str], evaluation: dict[str, Any]) -> str:
         f"\nNearest to {cli.printable(seed)}, by theme\n",
         cli.as_text(table.lookalikes(seed, k=5)),
     ]
-    metrics = storage.read_json(str(Path(at["evaluation"]) / "metrics.json"))
-    known = {entry["adjective"]: entry for entry in metrics["adjectives"]}
+    known = {}
+    if measured:
+        metrics = storage.read_json(str(Path(at["evaluation"]) / "metrics.json"))
+        known = {entry["adjective"]: entry for entry in metrics["adjectives"]}
     best = sorted(known, key=lambda adjective: -known[adjective]["auc_oaar"])
     for adjective in (best or ["colorful", "dark"])[:ADJECTIVES_SHOWN]:
         entry = known.get(adjective)

@@ -1,6 +1,6 @@
 """EMBEDDINGS and a SAME checkpoint -> CREATORS, a LanceDB table.
 
-    ray job submit --working-dir . -- python -m jobs.publish_creators \
+ray job submit --working-dir . -- python -m jobs.publish_creators \
         --embeddings URI --model URI --table s3://bucket/db/creators.lance
 """
 
@@ -117,7 +117,7 @@ def read_adjectives(uri: str) -> list[str]:
     if not uri:
         return adjectives.default_adjectives()
     try:
-        return adjectives.parse(storage.read_bytes(uri).decode(), uri)
+        return adjectives.parse(storage.read_bytes(uri).decode("utf-8-sig"), uri)
     except FileNotFoundError as error:
         raise InputError(f"--adjectives {uri} does not exist") from error
     except (UnicodeDecodeError, IsADirectoryError) as error:

@@ -34,9 +34,11 @@ _ADJECTIVE = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 def article(word: str) -> str:
     """Return `a` or `an`, by the sound that the word begins with."""
     lower = word.lower()
-    if lower.startswith(("uni", "eu", "use", "usu", "uto", "one")):
+    if lower.startswith(("unid", "unim", "unin", "hour", "honest", "honor", "honour", "heir")):
+        return "an"
+    if lower.startswith(("uni", "ubiq", "usa", "use", "usu", "uto", "eu", "one")):
         return "a"
-    return "an" if lower[0] in "aeiou" or lower.startswith(("hour", "honest", "heir")) else "a"
+    return "an" if lower[0] in "aeiou" else "a"
 
 
 def plain_prompt(adjective: str) -> str:

@@ -1,6 +1,8 @@
 """`motif`: queries of the CREATORS table, for people and for programs."""
 
+import io
 import json
+import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,6 +11,7 @@ import pyarrow as pa
 import tyro
 
 from motif import command
+from motif.command import printable
 from motif.table import CreatorTable
 
 
@@ -66,9 +69,22 @@ def main() -> None:
     with command.exit_on_refusal():
         rows = request.query()
         if request.json:
-            sys.stdout.write(json.dumps(rows.to_pylist(), indent=2, ensure_ascii=False) + "\n")
+            # In ASCII, so that no id can move the cursor or meet a terminal that cannot show it.
+            _write(json.dumps(rows.to_pylist(), indent=2) + "\n")
         else:
-            sys.stdout.write(as_text(rows))
+            _write(as_text(rows))
+
+
+def _write(text: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has enough, as `head` has. Without this, Python would complain as it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def as_text(rows: pa.Table) -> str:
@@ -85,11 +101,6 @@ def as_text(rows: pa.Table) -> str:
             f" {row['image_count']:>7} {shown:>11}"
         )
     return "\n".join(lines) + "\n"
-
-
-def printable(text: str) -> str:
-    """Return an id so that it cannot move the cursor or colour the terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """EMBEDDINGS x SAME checkpoint -> rows of CREATORS, and their commit into a Lance table."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from motif.artefacts.checkpoint import Checkpoint
 from motif.errors import ContractError, OutputError
 from motif.model import as_inputs, embed
 from motif.pooling import pool, representatives
-from motif.table import LIVE, METADATA_KEY, TableUri, metadata_of
+from motif.table import LIVE, METADATA_KEY, TableUri, is_unfinished, metadata_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ def creators_of_bucket(
 
     Returns:
         One row per creator, sorted.
+
+    Raises:
+        ContractError: A creator's images have no common direction.
     """
     if not rows.num_rows:
         return schema.empty_table()
@@ -80,11 +84,17 @@ def creators_of_bucket(
     embedding = schemas.matrix(rows["embedding"])
     inputs = torch.tensor(schemas.matrix(rows[checkpoint.config.input_column]))
     same = embed(checkpoint.model.to(device), as_inputs(inputs).to(device)).cpu().numpy()
+    lengths = np.linalg.norm(np.add.reduceat(same, starts, axis=0), axis=1)
+    if lost := [str(creator) for creator in ids[starts[~(lengths > 0)]]]:
+        raise ContractError(
+            f"{len(lost)} creators have no direction in SAME's space (first: {lost[0]!r}): their"
+            " embeddings are zero, not finite or cancel out; encode them again or leave them out"
+        )
     vectors = pool(same, embedding, offsets)
     scores = adjectives.scores(vectors.mean_embedding, directions.vectors)
     hashes = {n: rows[n].to_pylist() for n in ("uri", "content_hash", "perceptual_hash")}
     chosen = []
-    for i, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for i, (start, stop) in enumerate(itertools.pairwise(offsets)):
         best = representatives(
             same[start:stop],
             vectors.same[i],
@@ -138,9 +148,7 @@ def require_ours(table: TableUri) -> None:
     try:
         schema = lance.dataset(table.uri, storage_options=storage.lance_options(table.uri)).schema
     except (ValueError, OSError) as error:
-        # Fragments of a first publish that was cut off, and nothing else, are ours to complete.
-        names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)}
-        if names <= {"data"}:
+        if is_unfinished(table):
             return
         raise OutputError(
             f"--table {table.uri} is there and is no Lance table; it is left as it is: name another"

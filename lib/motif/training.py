@@ -28,7 +28,7 @@ VALIDATION_DRAWS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """What a training run can be told; the defaults are those of the cross-validation on WikiArt."""
+    """What a training run can be told; the defaults are from cross-validation on WikiArt."""
 
     dim: int = 256
     """Length of SAME vectors; at most the length of the input."""
@@ -69,6 +69,12 @@ class Hyperparameters:
             raise InputError(f"--creators-per-batch {self.creators_per_batch}: at least 2")
         if not self.set_sizes or min(self.set_sizes) < 1:
             raise InputError(f"--set-sizes {self.set_sizes}: expected numbers from 1")
+        if not 0 <= self.averaging < 1:
+            raise InputError(f"--averaging {self.averaging}: expected [0, 1)")
+        if not self.weight_decay >= 0:
+            raise InputError(f"--weight-decay {self.weight_decay}: expected 0 or more")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: expected 0 or more")
 
 
 @dataclass
@@ -139,8 +145,8 @@ def train(
         return Outcome(
             base,
             "whitening",
-            f"only {len(validation)} validation creators, too few to tell whether a network is"
-            " better than the whitening",
+            f"only {judge.creators} of {len(validation)} validation creators have two images, too"
+            " few to tell whether a network is better than the whitening",
             {},
         )
     best, curve = _descend(wrap(network), network, images, inputs, judge, hyper, report)
@@ -209,7 +215,7 @@ def _descend(
                 kept.lerp_(new, 1 - hyper.averaging)
         if step % hyper.validate_every and step != hyper.steps:
             continue
-        score = judge.score(average)
+        score = of_leader(judge.score(average), device)
         row = {
             "step": step,
             "loss": loss.item() / world,
@@ -225,7 +231,7 @@ def _descend(
     return best, curve
 
 
-def gather_rows(vectors: Float[Tensor, "mine *rest"]) -> Float[Tensor, "all *rest"]:
+def gather_rows(vectors: Float[Tensor, "mine ..."]) -> Float[Tensor, "all ..."]:
     """Return the rows of all workers in the order of ranks; gradients reach this worker's own."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return vectors
@@ -233,6 +239,18 @@ def gather_rows(vectors: Float[Tensor, "mine *rest"]) -> Float[Tensor, "all *res
     dist.all_gather(parts, vectors.detach().contiguous())
     parts[dist.get_rank()] = vectors
     return torch.cat(parts)
+
+
+def of_leader(value: float, device: torch.device) -> float:
+    """Return the first worker's value on all, so that all stop at one step.
+
+    Machines that differ round differently; a worker that went on alone would wait for ever.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    agreed = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(agreed, src=0)
+    return agreed.item()
 
 
 class _Judge:
@@ -249,7 +267,8 @@ class _Judge:
         sizes = np.diff(groups.offsets)
         # Only creators that can take part at every size, so that gains are paired by creator.
         enough = np.flatnonzero(sizes >= 2)
-        self.usable = len(enough) >= 3
+        self.creators = len(enough)
+        self.usable = self.creators >= 3
         for size in VALIDATION_SIZES if self.usable else ():
             for _ in range(VALIDATION_DRAWS):
                 halves = []
@@ -265,11 +284,14 @@ class _Judge:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         outputs = embed(model, self._inputs.to(device)).cpu().numpy()
         total = np.zeros(len(self._halves[0]))
+        if not np.isfinite(outputs).all():
+            return total  # a network that diverged finds nobody; NaN would win every comparison
         for halves in self._halves:
             sides = []
             for side in (0, 1):
                 mean = np.stack([outputs[half[side]].mean(axis=0) for half in halves])
-                sides.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
+                lengths = np.linalg.norm(mean, axis=1, keepdims=True)
+                sides.append(mean / np.where(lengths > 0, lengths, 1))
             total += 1 / metrics.twin_ranks(sides[0] @ sides[1].T)
         return total / len(self._halves)
 
