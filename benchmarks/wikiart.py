@@ -12,45 +12,14 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
+from peak_memory import PeakMemory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIZES = (1, 3, 5, 10)
-
-
-class PeakMemory:
-    """Context: the largest sum of PSS over this process and all below it."""
-
-    def __init__(self, every_seconds: float = 0.5) -> None:
-        self.bytes = 0
-        self._every = every_seconds
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "PeakMemory":
-        """Start to watch."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Stop."""
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(self._every):
-            total = 0
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue  # it has ended meanwhile
-            self.bytes = max(self.bytes, total)
 
 
 def run_job(name: str, output: Path, *arguments: str) -> tuple[float, int]:

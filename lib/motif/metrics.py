@@ -1,5 +1,6 @@
 """What is measured: twins among candidates, hubness correction, areas under the ROC curve."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,7 +82,7 @@ def draw_halves(
     """
     rows = [
         generator.choice(np.arange(start, stop), 2 * size, replace=False).reshape(2, size)
-        for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+        for start, stop in itertools.pairwise(offsets.tolist())
     ]
     return np.stack(rows)
 

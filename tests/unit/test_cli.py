@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import lance
 import pyarrow as pa
 import pytest
 
-from motif.cli import as_text
+from motif.cli import as_text, main
 from motif.command import printable
 from motif.table import CreatorTable
 from tests.synthetic import make_space, publish, rows_of, themed, write_checkpoint
@@ -38,6 +39,25 @@ def motif(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         check=False,
         env={**os.environ, **environment},
     )
+
+
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """The same in this process: starting Python a dozen times takes longer than all queries."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr("sys.argv", ["motif", *arguments])
+        # Its handler would write to this test's standard error for the rest of the session.
+        monkeypatch.setattr(logging.root, "handlers", [])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        told = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, told.out.encode(), told.err.encode())
+
+    return call
 
 
 def succeed(*arguments: str, **environment: str) -> str:
@@ -113,10 +133,10 @@ def test_a_terminal_of_another_encoding_gets_an_answer(table, flag):
     assert ("j\\xf6rg" if not flag else "j\\u00f6rg") in told
 
 
-def test_a_filter_that_leaves_nobody_says_so(table):
+def test_a_filter_that_leaves_nobody_says_so(table, here):
     arguments = ("--table", table, "--creator", "anna", "--where", "image_count > 99")
-    assert succeed("lookalikes", *arguments) == "no creators\n"
-    assert json.loads(succeed("lookalikes", *arguments, "--json")) == []
+    assert here("lookalikes", *arguments).stdout == b"no creators\n"
+    assert json.loads(here("lookalikes", *arguments, "--json").stdout) == []
 
 
 def test_an_unknown_creator(table):
@@ -124,25 +144,35 @@ def test_an_unknown_creator(table):
     require_one_line(done, "creator '\\x1b[31mnobody\\n' is not in", table)
 
 
-def test_an_unknown_adjective(table):
-    done = motif("rank", "--table", table, "--adjective", "dark")
+def test_an_unknown_adjective(table, here):
+    done = here("rank", "--table", table, "--adjective", "dark")
     require_one_line(done, "adjective 'dark' is not in", "published are: vivid, calm")
 
 
 @pytest.mark.parametrize(
     "where", ["image_count >", "nonsense = 1", "\x1b[31m", "image_count = 'x'"]
 )
-def test_a_bad_filter(table, where):
-    done = motif("rank", "--table", table, "--adjective", "vivid", "--where", where)
+def test_a_bad_filter(table, where, here):
+    done = here("rank", "--table", table, "--adjective", "vivid", "--where", where)
     require_one_line(done, f"--where {where!r}")
 
 
-def test_a_bad_k(table):
-    done = motif("rank", "--table", table, "--adjective", "vivid", "-k", "0")
+def test_a_bad_filter_in_a_process_of_its_own(table):
+    done = motif("lookalikes", "--table", table, "--creator", "anna", "--where", "image_count >")
+    require_one_line(done, "--where 'image_count >'")
+
+
+def test_a_missing_table_in_a_process_of_its_own(tmp_path):
+    done = motif("rank", "--table", str(tmp_path / "missing.lance"), "--adjective", "vivid")
+    require_one_line(done, "missing.lance does not exist")
+
+
+def test_a_bad_k(table, here):
+    done = here("rank", "--table", table, "--adjective", "vivid", "-k", "0")
     require_one_line(done, "-k 0: expected 1 to 10000")
 
 
-def test_tables_that_are_none(tmp_path):
+def test_tables_that_are_none(tmp_path, here):
     lance.write_dataset(pa.table({"id": [1]}), tmp_path / "other.lance")
     (tmp_path / "folder.lance").mkdir()
     (tmp_path / "folder.lance" / "notes").write_text("mine")
@@ -153,23 +183,23 @@ def test_tables_that_are_none(tmp_path):
         ("creators", "expected DATABASE/TABLE.lance"),
     ):
         uri = str(tmp_path / name)
-        done = motif("rank", "--table", uri, "--adjective", "vivid")
+        done = here("rank", "--table", uri, "--adjective", "vivid")
         require_one_line(done, told, uri)
 
 
-def test_a_command_line_that_is_none_is_exit_code_2(table):
+def test_a_command_line_that_is_none_is_exit_code_2(table, here):
     for arguments in ((), ("rank",), ("rank", "--table", table), ("bake",)):
-        done = motif(*arguments)
+        done = here(*arguments)
         assert done.returncode == 2
         assert b"Traceback" not in done.stderr
 
 
-def test_help_explains_every_flag():
+def test_help_explains_every_flag(here):
     for command, flags in (
         ("lookalikes", ("--table", "--creator", "--k", "--where", "--json")),
         ("rank", ("--table", "--adjective", "--k", "--where", "--json")),
     ):
-        told = succeed(command, "--help")
+        told = here(command, "--help").stdout.decode()
         for flag in flags:
             assert flag in told
         assert "image_count >= 12" in told

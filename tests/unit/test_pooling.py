@@ -53,10 +53,7 @@ def test_the_order_of_a_creators_images_does_not_show():
     same, embedding, offsets = images_of([5, 40, 2])
     generator = np.random.default_rng(1)
     order = np.concatenate(
-        [
-            start + generator.permutation(stop - start)
-            for start, stop in itertools.pairwise(offsets)
-        ]
+        [start + generator.permutation(stop - start) for start, stop in itertools.pairwise(offsets)]
     )
     before, after = pool(same, embedding, offsets), pool(same[order], embedding[order], offsets)
     for name in ("same", "mean_embedding", "image_count", "theme_consistency"):

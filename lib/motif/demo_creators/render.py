@@ -61,7 +61,7 @@ class _Parameters:
 def render_creators(
     folder: Path,
     *,
-    creators: int = 72,
+    creators: int = 60,
     images_per_creator: int = 24,
     seed: int = 0,
     processes: int | None = None,

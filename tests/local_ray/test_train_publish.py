@@ -1,0 +1,432 @@
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lancedb
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch.nn import functional
+
+from jobs import publish_creators, train_same
+from motif import adjectives, command, schemas
+from motif.artefacts import checkpoint, run
+from motif.artefacts.checkpoint import Checkpoint
+from motif.artefacts.embeddings import Embeddings
+from motif.encoder.encoder import Encoder, resolve
+from motif.errors import ContractError, InputError, OutputError, SpaceError
+from motif.model import SameNetwork, embed
+from motif.table import LIVE, CreatorTable
+from tests.synthetic import (
+    make_space,
+    make_whitening,
+    rows_of,
+    themed,
+    unit,
+    write_checkpoint,
+    write_embeddings,
+)
+
+ROOT = Path(train_same.__file__).parents[1]
+WORDS = ["vivid", "calm"]
+LITE_DIM = 384
+QUICK = {
+    **{"dim": 3, "hidden_dim": 64, "dropout": 0.0, "learning_rate": 3e-3, "creators_per_batch": 16},
+    **{"steps": 120, "validate_every": 10, "patience": 100},
+}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(monkeypatch, capfd, job, *flags: str) -> str:
+    """Run a job as its command would; return what is on standard error."""
+    monkeypatch.setattr("sys.argv", ["job", *flags])
+    # Its handler would write to this test's standard error for the rest of the session.
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with pytest.raises(SystemExit) as stop:
+        command.run_job(job.main, job.Config, name="job")
+    assert stop.value.code == 2
+    told = capfd.readouterr()
+    assert told.out == ""
+    return told.err
+
+
+# -- train --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory) -> str:
+    """EMBEDDINGS whose themes show up to sign, so that a network is better than the whitening."""
+    generator = np.random.default_rng(0)
+    themes = unit(generator.normal(size=(60, 1, 3)))
+    signs = generator.choice([-1, 1], (60, 12, 1))
+    rows = unit(signs * themes + 0.1 * generator.normal(size=(60, 12, 3))).reshape(-1, 3)
+    ids = [f"creator-{i:03d}" for i in range(60) for _ in range(12)]
+    folder = tmp_path_factory.mktemp("signed")
+    return write_embeddings(folder / "embeddings", rows_of(ids, rows), make_space(3))
+
+
+def train(embeddings: str, output: Path, **more) -> dict:
+    settings = {**QUICK, **more}
+    return train_same.main(train_same.Config(embeddings=embeddings, output=str(output), **settings))
+
+
+@pytest.fixture(scope="module")
+def trained(signed, tmp_path_factory, ray_local) -> tuple[Path, dict]:
+    output = tmp_path_factory.mktemp("trained") / "same"
+    return output, train(signed, output)
+
+
+def test_training_leaves_a_checkpoint_and_nothing_else(trained, signed):
+    output, record = trained
+    names = sorted(path.name for path in output.iterdir())
+    assert names == ["config.json", "metrics.json", "model.safetensors", "run.json"]
+    newest = max(output.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert newest.name == "run.json"
+    assert json.loads((output / "run.json").read_text()) == json.loads(json.dumps(record))
+    opened = Checkpoint.open(str(output))
+    assert record["architecture"] == "same", record["reason"]
+    assert isinstance(opened.model, SameNetwork)
+    assert opened.encoder_space == Embeddings.open(signed).space
+    assert record["space"]["fingerprint"] == opened.fingerprint
+    assert opened.metrics["curve"][-1]["step"] == 120
+
+
+def test_training_counts_every_creator_once(trained, signed):
+    counts = trained[1]["counts"]
+    assert counts["images"] == 720
+    opened = Checkpoint.open(str(trained[0]))
+    ids = set(Embeddings.open(signed).read(["creator_id"])["creator_id"].to_pylist())
+    found = [opened.split_of(creator) for creator in ids]
+    for split in ("train", "validation", "test"):
+        assert counts[f"{split}_creators"] == found.count(split) > 0
+
+
+def curve(output: Path) -> list[dict]:
+    return Checkpoint.open(str(output)).metrics["curve"]
+
+
+def test_two_workers_train_the_network_of_one(trained, signed, tmp_path):
+    record = train(signed, tmp_path / "same", num_workers=2)
+    assert record["architecture"] == "same", record["reason"]
+    inputs = torch.tensor(schemas.matrix(Embeddings.open(signed).read()["embedding"]))
+    one, two = (
+        embed(Checkpoint.open(str(folder)).model, inputs)
+        for folder in (trained[0], tmp_path / "same")
+    )
+    # Adam turns a rounding error in a gradient near zero into a step: they drift apart, slowly.
+    for row, expected in zip(
+        *(curve(folder)[:3] for folder in (tmp_path / "same", trained[0])), strict=True
+    ):
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-3)
+    cosine = functional.cosine_similarity(one, two)
+    assert cosine.mean() > 0.998
+    assert cosine.min() > 0.97
+    whitened = Checkpoint.open(str(trained[0])).whitening()(inputs)
+    assert functional.cosine_similarity(one, whitened).min() < 0.9, "the network did nothing"
+
+
+def test_a_finished_checkpoint_is_refused_and_untouched(trained, signed):
+    before = snapshot(trained[0])
+    with pytest.raises(OutputError, match="holds finished same_checkpoint"):
+        train(signed, trained[0])
+    assert snapshot(trained[0]) == before
+
+
+def test_outputs_that_are_not_ours_are_refused_and_untouched(signed, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"mine")
+    for output, told in ((tmp_path / "photos", "was not made by Motif"), (Path(signed), "holds")):
+        before = snapshot(output)
+        with pytest.raises(OutputError, match=told):
+            train(signed, output, overwrite=True)
+        assert snapshot(output) == before
+
+
+def test_a_dry_run_of_training_writes_nothing(signed, tmp_path, capsys):
+    plan = train(signed, tmp_path / "same", dry_run=True)
+    assert not (tmp_path / "same").exists()
+    assert plan["train_creators"] + plan["validation_creators"] + plan["test_creators"] == 60
+    assert "720" in capsys.readouterr().out
+
+
+def test_flags_are_checked_before_anything_is_read(tmp_path):
+    for flag, value in (
+        *(("test_fraction", 1.0), ("validation_fraction", -0.1), ("num_workers", 0)),
+        *(("margin", 0.0), ("seed", -1)),
+    ):
+        with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} {value}"):
+            train("/nowhere", tmp_path / "same", **{flag: value})
+
+
+def test_a_refusal_in_a_worker_is_one_line_and_leaves_what_can_be_repeated(
+    ray_local, tmp_path, monkeypatch, capfd
+):
+    ids, vectors = themed(30, 1, 6)
+    single = write_embeddings(tmp_path / "single", rows_of(ids, vectors), make_space(6))
+    flags = ("--embeddings", single, "--output", str(tmp_path / "same"), "--test-fraction", "0")
+    told = refused(monkeypatch, capfd, train_same, *flags)
+    assert told.count("\n") == 1, told
+    assert told.startswith("error: training needs at least two creators with two images each")
+    with pytest.raises(InputError, match="is unfinished"):
+        Checkpoint.open(str(tmp_path / "same"))
+    assert run.state(str(tmp_path / "same"), checkpoint.ARTEFACT) is run.State.UNFINISHED
+
+
+# -- publish ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lite() -> Encoder:
+    return Encoder(resolve("lite"))
+
+
+@pytest.fixture
+def load_lite_once(lite, monkeypatch) -> None:
+    monkeypatch.setattr(publish_creators, "Encoder", lambda source: lite)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, lite) -> Path:
+    """EMBEDDINGS and a model in the lite encoder's own space, and a list of adjectives."""
+    folder = tmp_path_factory.mktemp("publish")
+    ids, vectors = themed(24, 4, LITE_DIM)
+    kept = [i for i in range(len(ids)) if i % 4 <= (i // 4) % 4]  # one to four images each
+    rows = rows_of([ids[i] for i in kept], vectors[kept])
+    write_embeddings(folder / "embeddings", rows, lite.space)
+    torch.manual_seed(0)
+    network = SameNetwork(make_whitening(LITE_DIM, 8), hidden_dim=16)
+    torch.nn.init.normal_(network.residual[-1].weight)
+    write_checkpoint(folder / "same", lite.space, network)
+    (folder / "adjectives.txt").write_text("\n".join(WORDS))
+    return folder
+
+
+def config(place: Path, table: Path, **more) -> publish_creators.Config:
+    settings = {
+        "embeddings": str(place / "embeddings"),
+        "model": str(place / "same"),
+        "table": str(table),
+        "adjectives": str(place / "adjectives.txt"),
+        **more,
+    }
+    return publish_creators.Config(**settings)
+
+
+def live(table: Path) -> int:
+    opened = lancedb.connect(str(table.parent)).open_table(table.name.removesuffix(".lance"))
+    return opened.tags.get_version(LIVE)
+
+
+@pytest.fixture(scope="module")
+def published(place, lite, ray_local, tmp_path_factory) -> tuple[Path, dict]:
+    table = tmp_path_factory.mktemp("database") / "creators.lance"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish_creators, "Encoder", lambda source: lite)
+        return table, publish_creators.main(config(place, table))
+
+
+@pytest.fixture
+def table(published, tmp_path) -> Path:
+    """A copy of the published table, to be changed."""
+    return Path(shutil.copytree(published[0], tmp_path / "creators.lance"))
+
+
+def test_publish_end_to_end(place, lite, published):
+    table, record = published
+    assert record["counts"] == {"images": 60, "creators": 24, "adjectives": 2}
+    assert record["table_version"] == live(table)
+    assert json.loads((table.parent / "creators.run.json").read_text()) == json.loads(
+        json.dumps(record)
+    )
+
+    opened = CreatorTable.open(str(table))
+    model = Checkpoint.open(str(place / "same"))
+    assert len(opened) == 24
+    assert opened.space["fingerprint"] == model.fingerprint
+    assert opened.space["encoder"] == lite.space.to_json()
+    rows = Embeddings.open(str(place / "embeddings")).read()
+    vectors = np.array(schemas.matrix(rows["embedding"]))
+    same = embed(model.model, torch.from_numpy(vectors)).numpy()
+    without = lite.encode_texts(adjectives.object_prompts())
+    changes = {
+        word: (lite.encode_texts(adjectives.object_prompts(word)) - without).mean(axis=0)
+        for word in WORDS
+    }
+    ids = rows["creator_id"].to_pylist()
+    assert opened.creator_ids() == sorted(set(ids))
+    for creator in set(ids):
+        own = [i for i, c in enumerate(ids) if c == creator]
+        row = opened.get(creator)
+        total = same[own].astype(np.float64).sum(axis=0)
+        np.testing.assert_allclose(row["same"], total / np.linalg.norm(total), atol=1e-5)
+        mean = vectors[own].mean(axis=0)
+        np.testing.assert_allclose(row["mean_embedding"], mean, atol=1e-6)
+        assert row["image_count"] == len(own)
+        pairs = [float(same[a] @ same[b]) for a in own for b in own if a != b]
+        if pairs:
+            expected = max(np.mean(pairs), 0)
+            assert row["theme_consistency"] == pytest.approx(expected, abs=1e-5)
+        else:
+            assert row["theme_consistency"] is None
+        # Two images are equally near to their mean, so it is nearness that is compared.
+        near = {rows["uri"][i].as_py(): float(same[i] @ total) for i in own}
+        shown = [near[uri] for uri in row["representative_uris"]]
+        assert set(row["representative_uris"]) == set(near)
+        assert shown == pytest.approx(sorted(near.values(), reverse=True), abs=1e-5)
+        for word, change in changes.items():
+            expected = mean @ change / np.linalg.norm(change)
+            assert row[f"oaar_{word}"] == pytest.approx(expected, abs=1e-5)
+    assert live(table) == opened.version
+
+
+@pytest.mark.usefixtures("ray_local", "load_lite_once")
+def test_a_second_publish_with_a_reader_in_between(place, lite, table, tmp_path):
+    first = live(table)
+    reader = CreatorTable.open(str(table))
+    ranked = reader.rank("vivid", k=24)
+    ids, vectors = themed(5, 2, LITE_DIM, seed=3)
+    write_embeddings(tmp_path / "fewer", rows_of(ids, vectors), lite.space)
+    second = publish_creators.main(config(place, table, embeddings=str(tmp_path / "fewer")))
+    assert second["table_version"] > first
+    assert live(table) == second["table_version"]
+    assert len(CreatorTable.open(str(table))) == 5
+    assert reader.rank("vivid", k=24).equals(ranked)
+
+
+def test_models_and_encoders_of_other_spaces_are_refused(place, tmp_path, load_lite_once):
+    table = tmp_path / "creators.lance"
+    other = make_space(LITE_DIM, encoder="another")
+    model = write_checkpoint(tmp_path / "other", other)
+    with pytest.raises(SpaceError, match="another") as caught:
+        publish_creators.main(config(place, table, model=model))
+    assert other.fingerprint in str(caught.value)
+    # Both are of one space, but the text encoder is not.
+    ids, vectors = themed(3, 2, LITE_DIM)
+    embeddings = write_embeddings(tmp_path / "embeddings", rows_of(ids, vectors), other)
+    with pytest.raises(SpaceError, match="the encoder is in space"):
+        publish_creators.main(config(place, table, embeddings=embeddings, model=model))
+    assert not table.exists()
+
+
+def test_a_dry_run_of_publishing_writes_nothing(place, tmp_path, capsys):
+    plan = publish_creators.main(config(place, tmp_path / "creators.lance", dry_run=True))
+    assert list(tmp_path.iterdir()) == []
+    assert (plan["creators"], plan["images"], plan["adjectives"]) == (24, 60, 2)
+    assert plan["table_exists"] is False
+    assert "creators.lance" in capsys.readouterr().out
+
+
+def test_inputs_that_are_not_there_are_refused(place, tmp_path):
+    table = tmp_path / "creators.lance"
+    for flag in ("embeddings", "model", "adjectives"):
+        with pytest.raises(InputError, match="/nowhere"):
+            publish_creators.main(config(place, table, **{flag: "/nowhere"}))
+    with pytest.raises(InputError, match="reads the column 'features'"):
+        features = write_checkpoint(
+            tmp_path / "features",
+            Embeddings.open(str(place / "embeddings")).space,
+            input_column="features",
+        )
+        publish_creators.main(config(place, table, model=features))
+    assert not table.exists()
+
+
+@pytest.mark.usefixtures("ray_local", "load_lite_once")
+def test_refusals_in_a_worker_are_refusals_of_the_job(lite, place, tmp_path, monkeypatch, capfd):
+    table = tmp_path / "creators.lance"
+    ids, vectors = themed(9, 2, LITE_DIM)
+    vectors[ids.index("creator-004")] = np.nan
+    broken = write_embeddings(tmp_path / "broken", rows_of(ids, vectors), lite.space)
+    with pytest.raises(ContractError, match="first: 'creator-004'"):
+        publish_creators.main(config(place, table, embeddings=broken))
+    vectors = unit(np.nan_to_num(vectors, nan=1.0))
+    gone = write_embeddings(tmp_path / "gone", rows_of(ids, vectors), lite.space)
+    lost = Path(gone) / "embeddings" / "bucket-00001-of-00003.parquet"
+    lost.unlink()
+    told = refused(
+        *(monkeypatch, capfd, publish_creators, "--embeddings", gone, "--table", str(table)),
+        *("--model", str(place / "same"), "--adjectives", str(place / "adjectives.txt")),
+    )
+    assert f"error: {lost} is gone" in told
+    assert "Traceback" not in told
+    with pytest.raises(InputError, match="its first publish has not finished"):
+        CreatorTable.open(str(table))
+
+
+@pytest.mark.usefixtures("ray_local", "load_lite_once")
+def test_one_creator_with_one_image_can_be_published_with_a_whitening(place, lite, tmp_path):
+    rows = rows_of(*themed(1, 1, LITE_DIM))
+    embeddings = write_embeddings(tmp_path / "embeddings", rows, lite.space)
+    model = write_checkpoint(tmp_path / "whitening", lite.space)
+    table = tmp_path / "creators.lance"
+    record = publish_creators.main(config(place, table, embeddings=embeddings, model=model))
+    assert record["architecture"] == "whitening"
+    opened = CreatorTable.open(str(table))
+    assert opened.creator_ids() == ["creator-000"]
+    assert opened.get("creator-000")["theme_consistency"] is None
+    assert opened.lookalikes("creator-000").num_rows == 0
+
+
+# -- killed -------------------------------------------------------------------------------------
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill a process and all that it started, by id, and wait until they are gone."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    for member in family:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def test_a_killed_publish_leaves_live_and_a_rerun_completes(
+    place, lite, table, tmp_path, ray_local, load_lite_once
+):
+    first = live(table)
+    ids, vectors = themed(200, 3, LITE_DIM, seed=5)
+    many = write_embeddings(tmp_path / "many", rows_of(ids, vectors), lite.space, buckets=64)
+    known = {path.name for path in (table / "data").iterdir()}
+    versions = {path.name for path in (table / "_versions").iterdir()}
+    flags = ("--embeddings", many, "--model", str(place / "same"), "--table", str(table))
+    with (tmp_path / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jobs.publish_creators", *flags),
+                *("--adjectives", str(place / "adjectives.txt")),
+            ],
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not {path.name for path in (table / "data").iterdir()} - known:
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
+            time.sleep(0.002)
+        kill(process)
+    assert {path.name for path in (table / "data").iterdir()} - known, "nothing was interrupted"
+    assert {path.name for path in (table / "_versions").iterdir()} == versions, "killed too late"
+    assert live(table) == first
+    assert len(CreatorTable.open(str(table))) == 24
+
+    second = publish_creators.main(config(place, table, embeddings=many))
+    assert second["counts"]["creators"] == 200
+    assert live(table) == second["table_version"]
+    assert CreatorTable.open(str(table)).creator_ids() == sorted(set(ids))
