@@ -174,12 +174,15 @@ def commit(
         ContractError: The new version is not what was planned; `live` has not moved.
     """
     options = storage.lance_options(table.uri)
+    parts = [FragmentMetadata.from_json(fragment) for fragment in fragments]
+    # Before the commit as well as after it: a client that ignores the tag reads the latest version.
+    if (written := sum(part.physical_rows for part in parts)) != expected_rows:
+        raise ContractError(
+            f"{table.uri}: workers wrote {written} rows, planned {expected_rows}; nothing was"
+            " committed: repeat the run"
+        )
     lance.LanceDataset.commit(
-        table.uri,
-        lance.LanceOperation.Overwrite(
-            schema, [FragmentMetadata.from_json(fragment) for fragment in fragments]
-        ),
-        storage_options=options,
+        table.uri, lance.LanceOperation.Overwrite(schema, parts), storage_options=options
     )
     opened = lancedb.connect(table.database, storage_options=options).open_table(table.name)
     opened.create_index("creator_id", config=BTree(), replace=True)
