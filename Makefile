@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 IMAGES ?=
 OUTPUT ?= demo-output
 
-.PHONY: setup demo test check soak benchmark clean
+.PHONY: help setup demo test check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/python -m jobs.demo --output $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/python -m jobs.demo --output "$(OUTPUT)" $(if $(IMAGES),--images "$(IMAGES)")
 
 test: setup
 	$(BIN)/python -m pytest
@@ -37,4 +37,4 @@ check: setup
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(OUTPUT)
+	rm -rf $(VENV) demo-output

@@ -1,6 +1,7 @@
 """IMAGES -> EMBEDDINGS and FAILURES.
 
-ray job submit --working-dir . -- python -m jobs.encode_images --images URI --output URI
+ray job submit --working-dir . --runtime-env-json '{"env_vars": {"PYTHONPATH": "lib"}}' -- \
+    python -m jobs.encode_images --images URI --output URI
 """
 
 import logging
@@ -12,6 +13,7 @@ import torch
 from motif import command, storage
 from motif.artefacts import embeddings, run
 from motif.encoder.encoder import Encoder, resolve
+from motif.errors import InputError
 from motif.images.manifest import read_images
 from motif.images.plan import Plan
 from motif.on_ray import encode, session
@@ -52,6 +54,7 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Plan by bucket, stage rows as they are encoded, then make each bucket whole."""
+    check(config)
     recorder = run.Recorder(embeddings.ARTEFACT, config)
     output = storage.absolute(config.output)
     run.require_replaceable(output, embeddings.ARTEFACT, overwrite=config.overwrite)
@@ -63,38 +66,41 @@ def main(config: Config) -> dict[str, Any]:
         plan = Plan.make(manifest, encoder.space, features_dim=features_dim, buckets=config.buckets)
     if config.dry_run:
         return command.show_plan(plan.estimate(encoder), as_json=config.json)
+    session.connect()
+    identity = {**plan.identity(), "float32": config.float32}
     continued = run.claim(
         output,
         embeddings.ARTEFACT,
         overwrite=config.overwrite,
         owned=embeddings.OWNED,
-        plan=plan.identity(),
+        plan=identity,
     )
-    pending = plan.pending(output) if continued else plan.images
+    staging = embeddings.staging_of(output, identity)
+    pending = plan.pending(staging) if continued else plan.images
     log.info(
         "encoding %d images of %s with %s into %s (%d duplicate rows collapsed, %d done before)",
         *(pending.num_rows, config.images, config.encoder, output, plan.duplicates),
         plan.images.num_rows - pending.num_rows,
     )
-    session.connect()
     with recorder.timed("encode"):
         done = encode.run_pipeline(
             pending,
             plan,
-            output,
-            source=source,
+            staging,
+            encoder=source.name,
             batch_size=config.batch_size,
-            precision=encoder.precision,
+            float32=config.float32,
         )
-    plan.require_few_failures(done.failed, config.max_failed_fraction, output)
+    plan.require_few_failures(done.failed, config.max_failed_fraction, staging)
     with recorder.timed("finish"):
-        counts = encode.finish_buckets(plan, output)
+        counts = encode.finish_buckets(plan, output, staging)
     record = recorder.finish(
         output,
         counts=counts,
         space=plan.space.to_json(),
         buckets=plan.buckets,
-        precision=str(encoder.precision).removeprefix("torch."),
+        encoder=source.name,
+        precision=sorted(done.precisions),
         stages=done.summary(),
     )
     storage.remove(storage.join(output, "_staging"))
@@ -105,6 +111,18 @@ def main(config: Config) -> dict[str, Any]:
         *(counts["duplicates"], record["stages"]["bottleneck"]),
     )
     return record
+
+
+def check(config: Config) -> None:
+    """Refuse flags that make no sense.
+
+    Raises:
+        InputError: Names the flag and the value.
+    """
+    if not 1 <= config.batch_size <= 65_536:
+        raise InputError(f"--batch-size {config.batch_size}: expected 1 to 65536")
+    if not 0 <= config.max_failed_fraction <= 1:
+        raise InputError(f"--max-failed-fraction {config.max_failed_fraction}: expected [0, 1]")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from motif import command, storage
 from motif.artefacts import run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
+from motif.errors import InputError
 from motif.evaluation import evaluate as evaluation
 from motif.evaluation import report
 from motif.evaluation.sample import choose, truth_columns
@@ -32,6 +33,8 @@ class Config:
     """Folder of the SAME checkpoint, trained in the space of EMBEDDINGS."""
     output: str
     """Folder of metrics.json and report.html."""
+    encoder: str = ""
+    """Where to load the text encoder from, if not from where EMBEDDINGS had it."""
     creators: Literal["test", "all"] = "test"
     """`test`: creators that the checkpoint held out, by a hash of their id. `all`: every creator,
     for a model that was trained on other ones."""
@@ -49,6 +52,8 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Measure, draw, write the report, and only then mark it finished."""
+    if config.seed < 0:
+        raise InputError(f"--seed {config.seed}: expected 0 or more")
     recorder = run.Recorder(ARTEFACT, config)
     output = storage.absolute(config.output)
     run.require_replaceable(output, ARTEFACT, overwrite=config.overwrite)
@@ -57,7 +62,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.dry_run:
         return command.show_plan(plan_of(config, embeddings, checkpoint), as_json=config.json)
     with recorder.timed("encoder"):
-        encode_texts, note = evaluation.open_text_encoder(embeddings)
+        encode_texts, note = evaluation.open_text_encoder(embeddings, config.encoder)
         if note:
             log.warning("adjectives are left out: %s", note)
     with recorder.timed("measure"):

@@ -1,6 +1,7 @@
 """EMBEDDINGS and a SAME checkpoint -> CREATORS, a LanceDB table.
 
-ray job submit --working-dir . -- python -m jobs.publish_creators \
+ray job submit --working-dir . --runtime-env-json '{"env_vars": {"PYTHONPATH": "lib"}}' -- \
+    python -m jobs.publish_creators \
         --embeddings URI --model URI --table s3://bucket/db/creators.lance
 """
 

@@ -1,11 +1,12 @@
 """EMBEDDINGS -> SAME checkpoint.
 
-ray job submit --working-dir . -- python -m jobs.train_same --embeddings URI --output URI
+ray job submit --working-dir . --runtime-env-json '{"env_vars": {"PYTHONPATH": "lib"}}' -- \
+    python -m jobs.train_same --embeddings URI --output URI
 """
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from motif import command, splits, storage
 from motif import space as spaces
@@ -33,7 +34,7 @@ class Config(Hyperparameters):
     """Share of the other creators that training is stopped by."""
     test_fold: int = 0
     """Which stretch of the hash is held out, for cross-validation."""
-    input: str = "embedding"
+    input: Literal["embedding", "features"] = "embedding"
     """Column of EMBEDDINGS to learn from: `embedding` or `features`."""
     num_workers: int = 1
     """Ray Train workers; the result does not depend on them but for rounding and dropout."""
@@ -55,10 +56,10 @@ def main(config: Config) -> dict[str, Any]:
     embeddings = Embeddings.open(config.embeddings)
     if config.dry_run:
         return command.show_plan(plan_of(config, embeddings), as_json=config.json)
+    session.connect()
     run.claim(
         output, checkpoint.ARTEFACT, overwrite=config.overwrite, owned=checkpoint.OWNED, plan=None
     )
-    session.connect()
     with recorder.timed("train"):
         on_ray_train.run_trainer(
             on_ray_train.TrainPlan(
@@ -103,6 +104,12 @@ def check_fractions(config: Config) -> None:
         raise InputError(f"--test-fraction {config.test_fraction}: expected [0, 1)")
     if not 0 <= config.validation_fraction < 1:
         raise InputError(f"--validation-fraction {config.validation_fraction}: expected [0, 1)")
+    folds = max(1, int(1 / config.test_fraction + 1e-9)) if config.test_fraction else 1
+    if not 0 <= config.test_fold < folds:
+        raise InputError(
+            f"--test-fold {config.test_fold}: expected 0 to {folds - 1} with --test-fraction"
+            f" {config.test_fraction:g}, so that folds do not overlap"
+        )
     if config.num_workers < 1:
         raise InputError(f"--num-workers {config.num_workers}: at least 1")
 

@@ -84,7 +84,9 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+# Of a module, not of the session: pytest keeps the exceptions of tests that expect one, and with
+# them a failed pipeline's actors, whose sliver of a CPU two training workers would wait for.
+@pytest.fixture(scope="module")
 def ray_local(s3_endpoint: str) -> Iterator[None]:
     """One local Ray with exactly two CPUs for all tests that need Ray."""
     import ray

@@ -31,9 +31,3 @@ class TooManyFailures(MotifError):
     """More images failed than the run allows."""
 
     exit_code = 4
-
-
-class NoProgress(MotifError):
-    """Nothing has moved for too long."""
-
-    exit_code = 6

@@ -186,6 +186,11 @@ def commit(
     )
     opened = lancedb.connect(table.database, storage_options=options).open_table(table.name)
     opened.create_index("creator_id", config=BTree(), replace=True)
+    ours, latest = metadata_of(schema) or {}, metadata_of(opened.schema) or {}
+    if latest.get("run_id") != ours.get("run_id"):
+        raise OutputError(
+            f"{table.uri}: another publish committed at the same time; `{LIVE}` is left to it"
+        )
     rows = opened.count_rows()
     ids = opened.to_lance().to_table(columns=["creator_id"])["creator_id"]
     unique = pc.count_distinct(ids).as_py()

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         )
     if scheme(uri) == "s3":
         return fsspec.filesystem("s3"), uri.partition("://")[2].rstrip("/")
-    return LocalFileSystem(), os.path.abspath(uri.removeprefix("file://"))  # noqa: PTH100 (URIs)
+    return LocalFileSystem(), os.path.abspath(uri[7:] if uri[:7].lower() == "file://" else uri)  # noqa: PTH100 (URIs)
 
 
 def absolute(uri: str) -> str:
@@ -103,6 +104,9 @@ def read_bytes(uri: str, *, limit_bytes: int | None = None) -> bytes:
     if limit_bytes is None:
         return fs.cat_file(path)
     if isinstance(fs, LocalFileSystem):
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            # A pipe or a device has no end, and would be waited for.
+            raise IsADirectoryError(f"{path} is not a regular file")
         with Path(path).open("rb") as file:
             return file.read(limit_bytes + 1)
     try:

@@ -18,7 +18,7 @@ from motif.errors import InputError
 from motif.losses import twin_triplet_loss
 from motif.model import SameNetwork, WhitenedEmbedding, creator_vectors, embed
 from motif.triplets import CreatorImages, sample_batch
-from motif.whitening import fit
+from motif.whitening import Whitening, fit
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Outcome:
     """A trained model and why it is what it is."""
 
     model: nn.Module
-    """A `SameNetwork`, or the `WhitenedEmbedding` where the network was no better."""
+    """A `SameNetwork`, or a `WhitenedEmbedding` where the network was no better."""
     architecture: str
     reason: str
     validation: dict[str, float]
@@ -150,11 +150,17 @@ def train(
             {},
         )
     best, curve = _descend(wrap(network), network, images, inputs, judge, hyper, report)
-    scores = {"whitening": judge.scores(base), "same": judge.scores(best)}
+    plain = plain_mean(inputs.shape[1])
+    scores = {
+        "mean": judge.scores(plain),
+        "whitening": judge.scores(base),
+        "same": judge.scores(best),
+    }
     gain = scores["same"] - scores["whitening"]
     error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
     measured = {
         "creators": len(gain),
+        "mrr_mean": float(scores["mean"].mean()),
         "mrr_whitening": float(scores["whitening"].mean()),
         "mrr_same": float(scores["same"].mean()),
         "gain": float(gain.mean()),
@@ -162,9 +168,18 @@ def train(
     }
     told = f"validation MRR {measured['mrr_same']:.3f} against {measured['mrr_whitening']:.3f}"
     told += f" of the whitening (gain {gain.mean():+.3f}, standard error {error:.3f})"
-    if gain.mean() > error:
+    if gain.mean() > error and measured["mrr_same"] >= measured["mrr_mean"]:
         return Outcome(best, "same", told, measured, curve)
+    loss = scores["mean"] - scores["whitening"]
+    if loss.mean() > 2 * loss.std(ddof=1) / np.sqrt(len(loss)):
+        told = f"validation MRR {measured['mrr_mean']:.3f} of the plain mean is better than {told}"
+        return Outcome(plain, "mean", told, measured, curve)
     return Outcome(base, "whitening", f"the network is no better: {told}", measured, curve)
+
+
+def plain_mean(dim: int) -> WhitenedEmbedding:
+    """Return the map that changes nothing: a creator is the mean of their unit embeddings."""
+    return WhitenedEmbedding(Whitening(torch.zeros(dim), torch.eye(dim)))
 
 
 def _descend(
@@ -187,10 +202,10 @@ def _descend(
         network.residual.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay
     )
     average = copy.deepcopy(network).eval()
-    best, best_score, best_step = copy.deepcopy(average), judge.score(average), 0
+    device = next(network.parameters()).device
+    best, best_score, best_step = copy.deepcopy(average), of_leader(judge.score(average), device), 0
     curve: list[dict[str, float]] = []
     start = time.perf_counter()
-    device = next(network.parameters()).device
     for step in range(1, hyper.steps + 1):
         batch = sample_batch(
             images,

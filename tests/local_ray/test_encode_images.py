@@ -355,9 +355,9 @@ def test_node_with_other_weights_is_refused(ray_local, library, lite, tmp_path):
             plan.images,
             plan,
             str(tmp_path / "out"),
-            source=resolve("lite"),
+            encoder="lite",
             batch_size=4,
-            precision=torch.float32,
+            float32=True,
         )
     assert not (tmp_path / "out").exists()
 
@@ -367,6 +367,7 @@ def test_bucket_that_lacks_an_image_is_refused(library, lite, tmp_path):
     with pytest.raises(schemas.ContractError, match="0 images accounted for, 12 planned"):
         embeddings.finish_bucket(
             str(tmp_path),
+            str(tmp_path / "staging"),
             0,
             1,
             expected_ids=plan.images["image_id"],
@@ -424,13 +425,14 @@ def test_killed_run_is_completed_by_the_same_command(tmp_path, picture):
             start_new_session=True,
         )
         deadline = time.monotonic() + 100
-        while not list(output.glob("_staging/*/embeddings-*.parquet")):
+        while not list(output.glob("_staging/*/*/embeddings-*.parquet")):
             assert process.poll() is None, (tmp_path / "log.txt").read_text()
             assert time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
             time.sleep(0.02)
         kill(process)
     assert run.state(str(output), "embeddings") is run.State.UNFINISHED
-    staged = set().union(*(embeddings.staged_ids(str(output), bucket) for bucket in range(4)))
+    (staging,) = (output / "_staging").iterdir()
+    staged = set().union(*(embeddings.staged_ids(str(staging), bucket) for bucket in range(4)))
     assert 0 < len(staged) < 300
     done = command(images, output, "--json")
     assert done.returncode == 0, done.stderr

@@ -49,7 +49,6 @@ def refuse(error: BaseException):
         (errors.InputError("bad\n  value 7"), 2),
         (errors.ContractError("bad value 7"), 2),
         (errors.TooManyFailures("bad value 7"), 4),
-        (errors.NoProgress("bad value 7"), 6),
         (PermissionError(13, "bad value 7"), 2),
         (botocore.exceptions.NoCredentialsError(), 2),
         (botocore.exceptions.EndpointConnectionError(endpoint_url="http://bad value 7"), 2),

@@ -275,7 +275,7 @@ def test_file_is_preprocessed_as_the_tags_of_its_architecture_are(tmp_path):
     # SigLIP squashes and has other means than CLIP, which open_clip takes for every file.
     file = tmp_path / "weights.pt"
     file.write_bytes(b"x")
-    source = EncoderSource("ViT-B-16-SigLIP", "ViT-B-16-SigLIP", str(file))
+    source = EncoderSource("any", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP", str(file))
     assert encoding._preprocess_of_file(source) == {
         "image_mean": (0.5, 0.5, 0.5),
         "image_std": (0.5, 0.5, 0.5),

@@ -147,12 +147,12 @@ def encode_texts(texts: list[str]) -> np.ndarray:
 
 @pytest.fixture
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "open_text_encoder", lambda _: (None, "the hub is away"))
+    monkeypatch.setattr(evaluation, "open_text_encoder", lambda *_: (None, "the hub is away"))
 
 
 @pytest.fixture
 def tiny_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "open_text_encoder", lambda _: (encode_texts, ""))
+    monkeypatch.setattr(evaluation, "open_text_encoder", lambda *_: (encode_texts, ""))
 
 
 def run_job(tmp_path: Path, **flags) -> tuple[dict, dict, str]:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -153,3 +154,9 @@ def test_json_of_a_run_is_readable_by_people(tmp_path):
     assert text.endswith("}\n")
     assert len(text.splitlines()) == 5
     assert json.loads(text) == {"a": {"b": 1}}
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(IsADirectoryError, match="not a regular file"):
+        storage.read_bytes(str(tmp_path / "pipe.jpg"), limit_bytes=10)

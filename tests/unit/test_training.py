@@ -381,3 +381,19 @@ def test_workers_go_by_the_first_ones_score(two_workers):
 def test_one_process_gathers_nothing():
     rows = torch.ones(3, 2, requires_grad=True)
     assert gather_rows(rows) is rows
+
+
+def test_where_whitening_harms_the_checkpoint_is_the_plain_mean():
+    """A theme along the axis in which a creator's own images differ most: whitening shrinks it."""
+    generator = np.random.default_rng(0)
+    creator = np.repeat(np.arange(80), 12)
+    rows = generator.normal(size=(len(creator), 16))
+    # Training creators differ from each other along axis 1, validation creators along axis 0.
+    rows[:, 0] += np.where(creator < 50, 6, 0) * generator.normal(size=len(creator))
+    rows[:, 1] += np.where(creator < 50, 3, 0) * generator.normal(size=80)[creator]
+    rows[:, 0] += np.where(creator < 50, 0, 3) * generator.normal(size=80)[creator]
+    outcome = train(unit(rows), creator, np.arange(50), np.arange(50, 80), QUICK)
+    assert outcome.architecture == "mean"
+    assert "plain mean is better" in outcome.reason
+    vectors = outcome.model(unit(rows))
+    torch.testing.assert_close(vectors, unit(rows), rtol=1e-5, atol=1e-5)

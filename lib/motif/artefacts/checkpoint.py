@@ -24,7 +24,8 @@ class CheckpointConfig:
     """What is needed, beside the weights, to use a checkpoint."""
 
     architecture: str
-    """`same`, or `whitening` where the network was no better."""
+    """`same`; `whitening` where the network was no better; `mean` (an identity in its place) where
+    the whitening was worse than the plain mean."""
     input_column: str
     """Column of EMBEDDINGS that it reads: `embedding` or `features`."""
     input_dim: int
@@ -73,6 +74,8 @@ class Checkpoint:
         """
         uri = storage.absolute(uri)
         record = run.read(uri, ARTEFACT)
+        if not isinstance(record.get("space"), dict) or "encoder" not in record["space"]:
+            raise InputError(f"{uri}/run.json names no space: it was edited; train again")
         try:
             config = CheckpointConfig(**storage.read_json(storage.join(uri, "config.json")))
         except TypeError as error:
@@ -128,7 +131,7 @@ def build_model(config: CheckpointConfig) -> torch.nn.Module:
         InputError: The architecture is none that we know.
     """
     empty = Whitening(torch.zeros(config.input_dim), torch.zeros(config.input_dim, config.dim))
-    if config.architecture == "whitening":
+    if config.architecture in ("whitening", "mean"):
         return WhitenedEmbedding(empty)
     if config.architecture == "same":
         return SameNetwork(empty, hidden_dim=config.hidden_dim)

@@ -2,7 +2,7 @@
 
     OUTPUT/embeddings/bucket-00002-of-00004.parquet
     OUTPUT/failures/bucket-00002-of-00004.parquet
-    OUTPUT/_staging/bucket-00002/{embeddings,failures}-ID.parquet   while the job works
+    OUTPUT/_staging/PLAN/bucket-00002/{embeddings,failures}-TIME-ID.parquet   while the job works
     OUTPUT/run.json                                                 last
 
 Parts are appended as images are encoded, and may hold an image twice when Ray repeats a task.
@@ -10,7 +10,11 @@ Parts are appended as images are encoded, and may hold an image twice when Ray r
 whose rows are not those of the plan.
 """
 
+import hashlib
+import json
+import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,15 +36,21 @@ def bucket_name(bucket: int, buckets: int) -> str:
     return f"bucket-{bucket:05d}-of-{buckets:05d}.parquet"
 
 
-def stage(output: str, bucket: int, kind: str, rows: pa.Table) -> None:
+def staging_of(output: str, plan: dict[str, Any]) -> str:
+    """Return the folder of a plan's parts; a worker left over from another writes elsewhere."""
+    text = json.dumps(plan, sort_keys=True)
+    return storage.join(output, "_staging", hashlib.sha256(text.encode()).hexdigest()[:12])
+
+
+def stage(staging: str, bucket: int, kind: str, rows: pa.Table) -> None:
     """Append rows of one bucket; `kind` is `embeddings` or `failures`."""
-    name = f"{kind}-{uuid.uuid4().hex}.parquet"
-    storage.write_parquet(storage.join(output, "_staging", f"bucket-{bucket:05d}", name), rows)
+    name = f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex}.parquet"
+    storage.write_parquet(storage.join(staging, f"bucket-{bucket:05d}", name), rows)
 
 
-def staged_ids(output: str, bucket: int) -> set[str]:
+def staged_ids(staging: str, bucket: int) -> set[str]:
     """Return the images of a bucket that are encoded already."""
-    folder = storage.join(output, "_staging", f"bucket-{bucket:05d}")
+    folder = storage.join(staging, f"bucket-{bucket:05d}")
     ids: set[str] = set()
     for uri in storage.list_files(folder, ".parquet"):
         if uri.rsplit("/", 1)[-1].startswith("embeddings-"):
@@ -48,10 +58,10 @@ def staged_ids(output: str, bucket: int) -> set[str]:
     return ids
 
 
-def staged_failures(output: str, buckets: int) -> Iterator[dict[str, Any]]:
+def staged_failures(staging: str, buckets: int) -> Iterator[dict[str, Any]]:
     """Yield the FAILURES rows that an unfinished run has staged."""
     for bucket in range(buckets):
-        folder = storage.join(output, "_staging", f"bucket-{bucket:05d}")
+        folder = storage.join(staging, f"bucket-{bucket:05d}")
         for uri in storage.list_files(folder, ".parquet"):
             if uri.rsplit("/", 1)[-1].startswith("failures-"):
                 yield from storage.read_parquet(uri).to_pylist()
@@ -59,6 +69,7 @@ def staged_failures(output: str, buckets: int) -> Iterator[dict[str, Any]]:
 
 def finish_bucket(
     output: str,
+    staging: str,
     bucket: int,
     buckets: int,
     *,
@@ -70,6 +81,7 @@ def finish_bucket(
 
     Args:
         output: Folder of EMBEDDINGS.
+        staging: Folder of the plan's parts.
         bucket: Which one.
         buckets: Of how many.
         expected_ids: Image ids that the plan puts into this bucket.
@@ -82,15 +94,16 @@ def finish_bucket(
     Raises:
         ContractError: The rows are not exactly those of the plan.
     """
-    folder = storage.join(output, "_staging", f"bucket-{bucket:05d}")
+    folder = storage.join(staging, f"bucket-{bucket:05d}")
     parts: dict[str, list[pa.Table]] = {
         "embeddings": [schema.empty_table()],
         "failures": [schemas.FAILURES.empty_table()],
     }
-    for uri in storage.list_files(folder, ".parquet"):
+    # Newest first: an image that failed twice is recorded as it failed last.
+    for uri in reversed(storage.list_files(folder, ".parquet")):
         parts[uri.rsplit("/", 1)[-1].split("-")[0]].append(storage.read_parquet(uri))
     embedded = _one_per_image(pa.concat_tables(parts["embeddings"]))
-    failed = _one_per_image(pa.concat_tables(parts["failures"]))
+    failed = _with_attempts(pa.concat_tables(parts["failures"]))
     # A failure of an earlier attempt is void once the image has been encoded.
     failed = failed.filter(pc.invert(pc.is_in(failed["image_id"], embedded["image_id"])))
     found = pa.concat_tables([embedded.select(["image_id"]), failed.select(["image_id"])])
@@ -117,6 +130,15 @@ def finish_bucket(
         "by_class": {item["values"]: item["counts"] for item in classes},
         "creators": pc.count_distinct(embedded["creator_id"]).as_py(),
     }
+
+
+def _with_attempts(rows: pa.Table) -> pa.Table:
+    """Return one row per image with the number of times that it failed."""
+    times = Counter(rows["image_id"].to_pylist())
+    unique = _one_per_image(rows)
+    attempts = pa.array([times[image] for image in unique["image_id"].to_pylist()], pa.int32())
+    index = unique.schema.get_field_index("attempts")
+    return unique.set_column(index, schemas.FAILURES.field("attempts"), attempts)
 
 
 def _one_per_image(rows: pa.Table) -> pa.Table:
@@ -150,11 +172,13 @@ class Embeddings:
         """
         uri = storage.absolute(uri)
         record = run.read(uri, ARTEFACT)
+        if missing := {"buckets", "space", "config", "counts"} - set(record):
+            raise InputError(f"{uri}/run.json lacks {sorted(missing)}: it was edited; encode again")
         first = storage.join(uri, "embeddings", bucket_name(0, record["buckets"]))
         return cls(
             uri=uri,
             space=Space.from_json(record["space"]),
-            encoder=record["config"]["encoder"],
+            encoder=record.get("encoder", record["config"]["encoder"]),
             buckets=record["buckets"],
             counts=record["counts"],
             schema=storage.read_parquet_schema(first),

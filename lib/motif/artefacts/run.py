@@ -105,18 +105,22 @@ def claim(
     """
     found = require_replaceable(output, artefact, overwrite=overwrite)
     unfinished = storage.join(output, UNFINISHED_FILE)
-    if found is State.UNFINISHED and not overwrite:
+    if found is State.UNFINISHED:
         begun = storage.read_json(unfinished).get("plan")
         if plan is not None and begun == plan:
+            # Also with --overwrite: what it was to replace is gone, this is its own work.
             return True
         # Without a plan it was cut off before its first result, in the lines below.
-        if plan is not None and begun is not None:
+        if plan is not None and begun is not None and not overwrite:
             raise OutputError(
                 f"--output {output} holds an unfinished run with other input or settings;"
                 " repeat that run's command to finish it, or pass --overwrite to discard it"
             )
     # In this order, a run cut off in between leaves a folder that is still known to be ours.
-    storage.write_json(unfinished, {"artefact": artefact, "plan": None})
+    try:
+        storage.write_json(unfinished, {"artefact": artefact, "plan": None})
+    except OSError as error:
+        raise OutputError(f"--output {output} cannot be written: {error}") from error
     for name in (RUN_FILE, *owned):
         storage.remove(storage.join(output, name))
     storage.write_json(unfinished, {"artefact": artefact, "plan": plan})

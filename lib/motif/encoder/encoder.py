@@ -35,6 +35,8 @@ HUB_TIMEOUT_SECONDS = 10.0
 class EncoderSource:
     """What `--encoder` names, checked but not yet loaded."""
 
+    name: str
+    """What `--encoder` would be from any folder."""
     architecture: str
     """Name for the space: open_clip's, or `lite`."""
     open_clip_name: str
@@ -52,7 +54,7 @@ def resolve(name: str) -> EncoderSource:
         InputError: Unknown architecture or tag, no such file, or the hub cannot be reached.
     """
     if name == LITE:
-        return EncoderSource(LITE, f"local-dir:{lite.ensure_built()}", None)
+        return EncoderSource(LITE, LITE, f"local-dir:{lite.ensure_built()}", None)
     architecture, _, pretrained = name.partition("/")
     if architecture not in open_clip.list_models():
         close = [m for m in open_clip.list_models() if m.lower().startswith(architecture.lower())]
@@ -61,7 +63,8 @@ def resolve(name: str) -> EncoderSource:
             f" (close: {close[:5]}); use NAME/PRETRAINED, NAME/FILE or lite"
         )
     if Path(pretrained).is_file():
-        return EncoderSource(architecture, architecture, pretrained)
+        file = str(Path(pretrained).absolute())
+        return EncoderSource(f"{architecture}/{file}", architecture, architecture, file)
     tags = list_pretrained_tags_by_model(architecture)
     if pretrained not in tags:
         raise InputError(
@@ -75,7 +78,7 @@ def resolve(name: str) -> EncoderSource:
         log.info("%s is trained with QuickGELU; taken as %s/%s", name, quick, pretrained)
         architecture = quick
     _require_reachable(name, config)
-    return EncoderSource(architecture, architecture, pretrained)
+    return EncoderSource(name, architecture, architecture, pretrained)
 
 
 def _require_reachable(name: str, config: dict[str, Any]) -> None:

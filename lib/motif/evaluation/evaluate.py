@@ -127,18 +127,22 @@ def evaluate(
     )
 
 
-def open_text_encoder(embeddings: Embeddings) -> tuple[EncodeTexts | None, str]:
+def open_text_encoder(embeddings: Embeddings, name: str = "") -> tuple[EncodeTexts | None, str]:
     """Load the encoder that made EMBEDDINGS, for its text side.
+
+    Args:
+        embeddings: Whose space the encoder must have.
+        name: Where to load it from now; by default from where it was loaded then.
 
     Returns:
         Texts to unit rows, and an empty note; or None, and why not.
     """
     try:
-        encoder = Encoder(resolve(embeddings.encoder))
+        encoder = Encoder(resolve(name or embeddings.encoder))
         require_same(
             encoder.space,
             embeddings.space,
-            what=f"the encoder {embeddings.encoder!r} as it loads today",
+            what=f"the encoder {name or embeddings.encoder!r} as it loads today",
             needed_by=f"EMBEDDINGS {embeddings.uri}",
         )
     except MotifError as error:
@@ -202,10 +206,10 @@ def _notes(
             "All creators are compared, whatever their split: the figures are those of strangers"
             " only if the model was trained on other creators."
         )
-    if checkpoint.config.architecture == "whitening":
+    if checkpoint.config.architecture != "same":
         notes.append(
-            "This checkpoint is the whitening itself, since the network was no better when it was"
-            " trained: “SAME” and “whitened” are one and the same here."
+            f"This checkpoint is the {checkpoint.config.architecture} itself, since the network was"
+            " no better when it was trained: “SAME” and “whitened” are one and the same here."
         )
     if choice.available > max_creators:
         notes.append(

@@ -42,7 +42,7 @@ def judge(similarity: Similarity, architecture: str) -> Verdict:
 
     Args:
         similarity: What was measured.
-        architecture: Of the checkpoint, `same` or `whitening`.
+        architecture: Of the checkpoint, `same`, `whitening` or `mean`.
     """
     size = headline_size(similarity)
     to_mean = similarity.compare("same", "mean", csls=True, images_per_side=size)
@@ -57,6 +57,13 @@ def judge(similarity: Similarity, architecture: str) -> Verdict:
             size,
         )
     mean = f"It {_against('the plain mean of the embeddings', to_mean)}."
+    if architecture == "mean":
+        return Verdict(
+            "identical",
+            "The checkpoint is the plain mean of the embeddings: in training, neither the network"
+            " nor the whitening was better on the validation creators.",
+            size,
+        )
     if architecture == "whitening":
         return Verdict(
             "identical",

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"})
 # Larger ones are refused from the header, before a pixel is decoded: 120 Mpx is 360 MB of RGB.
 MAX_PIXELS = 120_000_000
+STRIP_ROWS = 256
 
 # Pillow's own check only warns up to twice its limit; ours is made before it, and decides alone.
 Image.MAX_IMAGE_PIXELS = None
@@ -95,11 +96,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+    values = np.asarray(image)
+    # By strips: a copy of the largest image in float64 would take a gigabyte.
+    strips = [values[row : row + STRIP_ROWS] for row in range(0, len(values), STRIP_ROWS)]
+    largest = max(float(_finite(strip).max(initial=0)) for strip in strips)
     if image.mode == "F":
-        top = 1.0 if values.max(initial=0) <= 1.0 else 255.0
+        top = 1.0 if largest <= 1.0 else 255.0
     else:
         # Mode "I" is what 16-bit PNGs and TIFFs open as in some Pillow versions.
-        top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
+        top = 65535.0 if image.mode.startswith("I;16") or largest > 255 else 255.0
+    grey = np.empty(values.shape, np.uint8)
+    for index, strip in enumerate(strips):
+        scaled = np.clip(_finite(strip) * (255.0 / top), 0, 255).round()
+        grey[index * STRIP_ROWS : index * STRIP_ROWS + len(strip)] = scaled
     return Image.fromarray(grey).convert("RGB")
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)

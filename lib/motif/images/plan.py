@@ -71,7 +71,7 @@ class Plan:
         """Return what must be equal for a run that was cut off to be continued."""
         digest = hashlib.sha256()
         # Row order does not matter to the result, but a stable one makes the hash stable.
-        for row in self.images.sort_by("image_id").to_batches():
+        for row in self.images.sort_by("image_id").to_batches(max_chunksize=4096):
             digest.update(repr(row.to_pydict()).encode())
         return {
             "images_sha256": digest.hexdigest(),
@@ -80,15 +80,15 @@ class Plan:
             "buckets": self.buckets,
         }
 
-    def pending(self, output: str) -> pa.Table:
+    def pending(self, staging: str) -> pa.Table:
         """Return the images that no earlier attempt has encoded; failures are tried again."""
         done: set[str] = set()
         for bucket in range(self.buckets):
-            done |= embeddings.staged_ids(output, bucket)
+            done |= embeddings.staged_ids(staging, bucket)
         ids = pa.array(sorted(done), pa.string())
         return self.images.filter(pc.invert(pc.is_in(self.images["image_id"], ids)))
 
-    def require_few_failures(self, failed: int, limit: float, output: str) -> None:
+    def require_few_failures(self, failed: int, limit: float, staging: str) -> None:
         """End the run when the manifest or the storage, not an image, is what is broken.
 
         Raises:
@@ -99,14 +99,14 @@ class Plan:
         if failed > limit * total:
             raise TooManyFailures(
                 f"{failed:,} of {total:,} images failed, more than --max-failed-fraction {limit:g}"
-                f" ({self._commonest(output)}); nothing was published to {output}: mend the input"
+                f" ({self._commonest(staging)}); EMBEDDINGS are not finished: mend the input"
                 " and run the same command again, or allow more failures"
             )
 
-    def _commonest(self, output: str) -> str:
+    def _commonest(self, staging: str) -> str:
         classes: list[str] = [*self.rejected["error_class"].to_pylist()]
         example = ""
-        for row in embeddings.staged_failures(output, self.buckets):
+        for row in embeddings.staged_failures(staging, self.buckets):
             classes.append(row["error_class"])
             example = f"{row['uri']}: {row['message']}"
         if not classes:

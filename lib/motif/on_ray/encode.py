@@ -4,12 +4,9 @@ Fetch and decode are one task, so that the plan reserves one CPU beside the enco
 one and runs on two CPUs. Errors are caught per row; a row that failed travels on without pixels.
 """
 
-import functools
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import ray.exceptions
 import torch
 
 from motif import schemas
 from motif.artefacts import embeddings
-from motif.encoder.encoder import Encoder, EncoderSource
+from motif.encoder.encoder import Encoder, resolve
 from motif.errors import MotifError, SpaceError
 from motif.images.manifest import bucket_of
 from motif.images.plan import Plan
@@ -49,6 +45,8 @@ class Progress:
         default_factory=lambda: dict.fromkeys(("fetch", "decode", "encode", "write"), 0.0)
     )
     """Of each stage, summed over its workers."""
+    precisions: set[str] = field(default_factory=set)
+    """That the encoders worked in."""
     started: float = field(default_factory=time.perf_counter)
     _first: tuple[float, int] | None = None
     _logged: float = 0.0
@@ -58,6 +56,7 @@ class Progress:
         now = time.perf_counter()
         self.embedded += row["embedded"]
         self.failed += row["failed"]
+        self.precisions.update(row["precisions"])
         for stage in self.busy_seconds:
             self.busy_seconds[stage] += row[stage]
         # Steady state: from the first part on, so that start-up does not count as slowness.
@@ -101,19 +100,22 @@ class EncodeImages:
 
     def __init__(
         self,
-        make_encoder: Callable[[], Encoder],
         *,
+        encoder: str,
+        float32: bool,
         space: Space,
         with_features: bool,
     ) -> None:
         if not ray.get_gpu_ids():
             # Ray gives one OpenMP thread to an actor with a fraction of a CPU.
-            torch.set_num_threads(os.cpu_count() or 1)
+            torch.set_num_threads(session.cpus_of_this_node())
         self._with_features = with_features
         # Raised with the first batch: of an actor that dies at birth, Ray passes on only the text.
         self._refusal: MotifError | None = None
         try:
-            self._encoder = make_encoder()
+            # By name: files and caches are elsewhere on this node, and so may be its precision.
+            precision = torch.float32 if float32 else None
+            self._encoder = Encoder(resolve(encoder), precision=precision)
         except MotifError as error:
             self._refusal = error
             return
@@ -148,6 +150,8 @@ class EncodeImages:
         rows = rows.append_column("embedding", schemas.vector_array(encoded.embedding, valid))
         if self._with_features:
             rows = rows.append_column("features", schemas.vector_array(encoded.features, valid))
+        precision = str(self._encoder.precision).removeprefix("torch.")
+        rows = rows.append_column("precision", pa.array([precision] * rows.num_rows, pa.string()))
         seconds = (time.perf_counter() - start) / max(rows.num_rows, 1)
         return rows.append_column(
             "encode_seconds", pa.array([seconds] * rows.num_rows, pa.float32())
@@ -166,11 +170,11 @@ def _mark(rows: pa.Table, bad: pa.ChunkedArray) -> pa.Table:
 def run_pipeline(
     images: pa.Table,
     plan: Plan,
-    output: str,
+    staging: str,
     *,
-    source: EncoderSource,
+    encoder: str,
     batch_size: int,
-    precision: torch.dtype,
+    float32: bool,
 ) -> Progress:
     """Encode the `images` of a plan that are still to do into the staging folders.
 
@@ -187,7 +191,8 @@ def run_pipeline(
     context.issue_detectors_config.detectors = []  # it reports the encoder's weights as a leak
     slices = [images.slice(i, batch_size) for i in range(0, images.num_rows, batch_size)]
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    actors = max(gpus, 1)
+    # Without GPUs, one encoder on every node: its threads take all cores.
+    actors = gpus or session.cpu_nodes()
     session.require(cpus=1 + WRITER_CPUS + actors * ENCODER_CPUS, what="encoding")
     dataset = (
         ray.data.from_arrow(slices)
@@ -199,8 +204,9 @@ def run_pipeline(
         )
         .map_batches(
             EncodeImages,
-            fn_constructor_args=(functools.partial(Encoder, source, precision=precision),),
             fn_constructor_kwargs={
+                "encoder": encoder,
+                "float32": float32,
                 "space": plan.space,
                 "with_features": "features" in plan.schema.names,
             },
@@ -209,27 +215,24 @@ def run_pipeline(
             zero_copy_batch=True,
             num_gpus=1 if gpus else 0,
             num_cpus=ENCODER_CPUS,
+            scheduling_strategy="SPREAD",
             compute=ray.data.ActorPoolStrategy(size=actors),
         )
         .map_batches(
-            image_rows.StageRows(output, plan.schema).__call__,
+            image_rows.StageRows(staging, plan.schema).__call__,
             batch_format="pyarrow",
             batch_size=ROWS_PER_PART,
             num_cpus=WRITER_CPUS,
         )
     )
     progress = Progress(planned=images.num_rows)
-    try:
+    with session.refusals():
         for row in dataset.iter_rows():
             progress.add(row)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, MotifError):
-            raise error.cause from error
-        raise
     return progress
 
 
-def finish_buckets(plan: Plan, output: str) -> dict[str, Any]:
+def finish_buckets(plan: Plan, output: str, staging: str) -> dict[str, Any]:
     """Make every bucket whole, in parallel, and add up the counts.
 
     Returns:
@@ -246,6 +249,7 @@ def finish_buckets(plan: Plan, output: str) -> dict[str, Any]:
     pending = [
         merge.remote(
             output,
+            staging,
             bucket,
             plan.buckets,
             expected_ids=plan.images.filter(pc.equal(plan.images["bucket"], bucket))["image_id"],
@@ -254,7 +258,8 @@ def finish_buckets(plan: Plan, output: str) -> dict[str, Any]:
         )
         for bucket in range(plan.buckets)
     ]
-    finished = ray.get(pending)
+    with session.refusals():
+        finished = ray.get(pending)
     by_class: Counter[str] = Counter()
     for counts in finished:
         by_class.update(counts["by_class"])

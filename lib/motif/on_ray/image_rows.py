@@ -16,6 +16,9 @@ from motif.images.fetch import FetchError, fetch_all
 from motif.images.preprocess import to_pixels
 from motif.space import Preprocess
 
+# Bounds the bytes that a task holds: this many files of the largest size allowed.
+FETCHED_AT_ONCE = 16
+
 
 class FetchAndDecode:
     """Task: adds `pixels` (uint8, null where it failed), the hashes and the error columns."""
@@ -24,12 +27,17 @@ class FetchAndDecode:
         self._preprocess = preprocess
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Fetch all objects at once, then decode one after the other."""
-        start = time.perf_counter()
-        fetched = fetch_all(rows["uri"].to_pylist())
-        fetch_seconds = (time.perf_counter() - start) / max(rows.num_rows, 1)
-        records = [self._decode(data) for data in fetched]
-        decode_seconds = (time.perf_counter() - start) / max(rows.num_rows, 1) - fetch_seconds
+        """Fetch some objects at once, decode them one after the other, and so on."""
+        fetch_seconds = decode_seconds = 0.0
+        records = []
+        uris = rows["uri"].to_pylist()
+        for first in range(0, len(uris), FETCHED_AT_ONCE):
+            start = time.perf_counter()
+            fetched = fetch_all(uris[first : first + FETCHED_AT_ONCE])
+            between = time.perf_counter()
+            records += [self._decode(data) for data in fetched]
+            fetch_seconds += (between - start) / max(len(uris), 1)
+            decode_seconds += (time.perf_counter() - between) / max(len(uris), 1)
         pixel_type = pa.binary(self._preprocess.size**2 * 3)
         added = pa.schema(
             [
@@ -68,8 +76,8 @@ def failure(stage: str, error_class: str, message: str) -> dict[str, Any]:
 class StageRows:
     """Task: writes rows into the staging folders of their buckets; returns what it did."""
 
-    def __init__(self, output: str, schema: pa.Schema) -> None:
-        self._output = output
+    def __init__(self, staging: str, schema: pa.Schema) -> None:
+        self._staging = staging
         self._schema = schema
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -87,9 +95,12 @@ class StageRows:
         for kind, (table, schema) in kinds.items():
             for bucket in pc.unique(table["bucket"]).to_pylist():
                 part = table.filter(pc.equal(table["bucket"], bucket))
-                embeddings.stage(self._output, bucket, kind, schemas.conform(part, schema))
+                embeddings.stage(self._staging, bucket, kind, schemas.conform(part, schema))
         return pa.table(
             {
+                "precisions": pa.array(
+                    [pc.unique(rows["precision"]).to_pylist()], pa.list_(pa.string())
+                ),
                 "embedded": [kinds["embeddings"][0].num_rows],
                 "failed": [kinds["failures"][0].num_rows],
                 "fetch": [pc.sum(rows["fetch_seconds"]).as_py()],

@@ -7,13 +7,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-import ray.exceptions
 import torch
 
 from motif import publishing
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
-from motif.errors import MotifError
 from motif.on_ray import session
 from motif.publishing import Directions
 from motif.table import TableUri
@@ -93,9 +91,5 @@ def publish_buckets(embeddings: Embeddings, **actor: Any) -> list[dict[str, Any]
         num_gpus=1 if gpus else 0,
         compute=ray.data.ActorPoolStrategy(size=workers),
     )
-    try:
+    with session.refusals():
         return sorted(dataset.take_all(), key=lambda record: record["bucket"])
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, MotifError):
-            raise error.cause from error
-        raise

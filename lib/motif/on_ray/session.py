@@ -3,18 +3,21 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 
 import ray
+import ray.exceptions
 
-from motif.errors import InputError
+from motif.errors import InputError, MotifError
 
 log = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1024**3
+CONNECT_TIMEOUT_SECONDS = 10.0
 MIN_CPUS = 2  # Ray counts them, it does not pin to them: on one core two take turns
 
 
@@ -40,9 +43,13 @@ def connect() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     if address := os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(address=address, logging_level=logging.WARNING)
-        except ConnectionError as error:
-            raise InputError(f"RAY_ADDRESS={address}: no Ray cluster answers there") from error
+            _require_listening(address)
+            with _silenced_core():
+                ray.init(address=address, logging_level=logging.WARNING)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})"
+            ) from error
         return
     # The driver's C++ core prints to our standard error, mostly about Ray's own actors. What is
     # fatal to a worker or a daemon reaches us as an exception all the same.
@@ -50,7 +57,8 @@ def connect() -> None:
     with _silenced_core():
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, MIN_CPUS),
+            # Ray knows of containers' limits; below two it would never start our plan.
+            num_cpus=MIN_CPUS if (os.cpu_count() or 1) < MIN_CPUS else None,
             include_dashboard=False,
             # Ray Train's own actors complain every other second that there is no dashboard; what
             # workers log stays in Ray's log folder, and errors are raised here.
@@ -58,6 +66,37 @@ def connect() -> None:
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             logging_level=logging.WARNING,
         )
+
+
+def _require_listening(address: str) -> None:
+    """Ask the port, if the address names one: Ray itself goes on asking for most of a minute."""
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if separator:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Raise a worker's refusal as it was, out of what Ray wraps around it."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, MotifError):
+            raise error.cause from None
+        raise
+
+
+def cpu_nodes() -> int:
+    """Return how many nodes of the cluster have CPUs, at least 1."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return max(1, sum(node["Resources"].get("CPU", 0) >= 1 for node in alive))
+
+
+def cpus_of_this_node() -> int:
+    """Return the CPUs that Ray counts on the worker's own node, at least 1."""
+    own = ray.get_runtime_context().get_node_id()
+    counts = [n["Resources"].get("CPU", 1) for n in ray.nodes() if n["NodeID"] == own]
+    return max(1, int(counts[0])) if counts else 1
 
 
 @contextlib.contextmanager
