@@ -95,8 +95,7 @@ def ray_local(s3_endpoint: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setattr(os, "cpu_count", lambda: 2)
-        session.connect()
+        session.connect(num_cpus=2)
     assert ray.cluster_resources()["CPU"] == 2
     yield
     ray.shutdown()

@@ -291,7 +291,7 @@ def test_one_image_and_a_run_cut_off_between_encoding_and_finishing(
     for path in sorted(library.rglob("*.jpg"))[1:]:
         path.unlink()
 
-    def cut_off(plan, output):
+    def cut_off(plan, output, staging):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

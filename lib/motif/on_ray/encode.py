@@ -215,7 +215,6 @@ def run_pipeline(
             zero_copy_batch=True,
             num_gpus=1 if gpus else 0,
             num_cpus=ENCODER_CPUS,
-            scheduling_strategy="SPREAD",
             compute=ray.data.ActorPoolStrategy(size=actors),
         )
         .map_batches(

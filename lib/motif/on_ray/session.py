@@ -21,11 +21,14 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 MIN_CPUS = 2  # Ray counts them, it does not pin to them: on one core two take turns
 
 
-def connect() -> None:
+def connect(*, num_cpus: int | None = None) -> None:
     """Join the cluster named by RAY_ADDRESS (`ray job submit` sets it), else start a local one.
 
     A second call does nothing. A cluster that happens to run on this machine is never joined
     unasked.
+
+    Args:
+        num_cpus: That a local one counts; None for what Ray finds, at least 2.
 
     Raises:
         InputError: RAY_ADDRESS names a cluster that does not answer.
@@ -57,8 +60,8 @@ def connect() -> None:
     with _silenced_core():
         ray.init(
             address="local",
-            # Ray knows of containers' limits; below two it would never start our plan.
-            num_cpus=MIN_CPUS if (os.cpu_count() or 1) < MIN_CPUS else None,
+            # Ray knows of containers' limits.
+            num_cpus=num_cpus or (MIN_CPUS if (os.cpu_count() or 1) < MIN_CPUS else None),
             include_dashboard=False,
             # Ray Train's own actors complain every other second that there is no dashboard; what
             # workers log stays in Ray's log folder, and errors are raised here.
