@@ -162,7 +162,7 @@ def test_a_dry_run_of_training_writes_nothing(signed, tmp_path, capsys):
 def test_flags_are_checked_before_anything_is_read(tmp_path):
     for flag, value in (
         *(("test_fraction", 1.0), ("validation_fraction", -0.1), ("num_workers", 0)),
-        *(("margin", 0.0), ("seed", -1)),
+        *(("margin", 0.0), ("seed", -1), ("test_fold", -1), ("test_fold", 10)),
     ):
         with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} {value}"):
             train("/nowhere", tmp_path / "same", **{flag: value})

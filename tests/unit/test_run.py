@@ -71,6 +71,12 @@ def test_foreign_folder_is_refused_and_untouched(tmp_path, overwrite, content):
     assert snapshot(folder) == before
 
 
+def test_an_output_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"1")
+    with pytest.raises(OutputError, match="cannot be written"):
+        claim(tmp_path / "file" / "out")
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_file_at_the_output_is_refused_and_untouched(tmp_path, overwrite):
     path = tmp_path / "out"
@@ -124,6 +130,12 @@ def test_overwrite_removes_only_what_is_ours(finished):
 def test_unfinished_run_of_the_same_plan_continues(unfinished):
     before = snapshot(unfinished)
     assert claim(unfinished, plan=dict(reversed(PLAN.items()))) is True
+    assert snapshot(unfinished) == before
+
+
+def test_unfinished_run_of_the_same_plan_continues_under_overwrite_too(unfinished):
+    before = snapshot(unfinished)
+    assert claim(unfinished, overwrite=True) is True
     assert snapshot(unfinished) == before
 
 
