@@ -89,6 +89,8 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
     if not as_json:
         for key, value in plan.items():
             shown = value.get("fingerprint", value) if isinstance(value, dict) else value
+            if isinstance(shown, bool):
+                shown = "yes" if shown else "no"
             text = f"{shown:,}" if isinstance(shown, int) else shown
             sys.stdout.write(f"{key.replace('_', ' '):40} {text}\n")
     return plan
