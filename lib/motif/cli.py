@@ -16,19 +16,25 @@ from motif.table import CreatorTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lookalikes:
-    """Creators whose theme is nearest to one creator's."""
+class _Query:
+    """What every query takes."""
 
     table: str
     """DATABASE/TABLE.lance, local or s3://."""
-    creator: str
-    """creator_id of the seed."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """How many."""
     where: str = ""
     """Filter over the table's columns, in Lance SQL, such as "image_count >= 12"."""
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookalikes(_Query):
+    """Creators whose theme is nearest to one creator's."""
+
+    creator: str
+    """creator_id of the seed."""
 
     def query(self) -> pa.Table:
         """Run it."""
@@ -37,19 +43,11 @@ class Lookalikes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rank:
+class Rank(_Query):
     """Creators with the highest OAAR score for an adjective."""
 
-    table: str
-    """DATABASE/TABLE.lance, local or s3://."""
     adjective: str
     """One that was published."""
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
-    """How many."""
-    where: str = ""
-    """Filter over the table's columns, in Lance SQL, such as "image_count >= 12"."""
-    json: bool = False
-    """Print JSON."""
 
     def query(self) -> pa.Table:
         """Run it."""
