@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
 
 CSLS_NEIGHBOURS = 10
 
@@ -61,9 +62,7 @@ def area_under_roc(
     negatives = len(positive) - positives
     if not positives or not negatives:
         raise ValueError(f"{positives} positives and {negatives} negatives: both are needed")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    middle_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = middle_rank[inverse][positive].sum()
+    rank_sum = rankdata(scores)[positive].sum()  # ties share their middle rank
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
