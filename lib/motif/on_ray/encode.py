@@ -184,11 +184,7 @@ def run_pipeline(
     Raises:
         MotifError: A worker refused to go on.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
-    context.issue_detectors_config.detectors = []  # it reports the encoder's weights as a leak
+    session.configure_data()
     slices = [images.slice(i, batch_size) for i in range(0, images.num_rows, batch_size)]
     gpus = int(ray.cluster_resources().get("GPU", 0))
     # Without GPUs, one encoder on every node: its threads take all cores.

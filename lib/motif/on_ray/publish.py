@@ -74,9 +74,7 @@ def publish_buckets(embeddings: Embeddings, **actor: Any) -> list[dict[str, Any]
     Raises:
         MotifError: A worker refused to go on.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    session.configure_data()
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     workers = min(embeddings.buckets, gpus or max(1, int(resources.get("CPU", 1)) - 1))

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 
 import ray
+import ray.data
 import ray.exceptions
 
 from motif.errors import InputError, MotifError
@@ -76,6 +77,15 @@ def _require_listening(address: str) -> None:
     host, separator, port = address.rpartition("://")[2].rpartition(":")
     if separator:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
+
+
+def configure_data() -> None:
+    """Set up Ray Data for our pipelines: our own progress, our own errors as they are."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
+    context.issue_detectors_config.detectors = []  # it reports the encoder's weights as a leak
 
 
 @contextlib.contextmanager
