@@ -73,7 +73,7 @@ def embeddings(encoder, pixels) -> np.ndarray:
 
 def test_shapes_and_units(encoder, embeddings):
     assert embeddings.shape == (10, lite.EMBEDDING_DIM)
-    assert encoder.features_dim == lite.FEATURES_DIM
+    assert encoder.features_dim == 1280
     assert encoder.space.dim == lite.EMBEDDING_DIM
     assert encoder.space.encoder == "lite"
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)

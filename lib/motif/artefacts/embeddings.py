@@ -185,11 +185,6 @@ class Embeddings:
         )
 
     @property
-    def has_features(self) -> bool:
-        """Whether the optional `features` column is there."""
-        return "features" in self.schema.names
-
-    @property
     def carried(self) -> list[str]:
         """Names of the manifest columns that travelled along."""
         known = {*schemas.embeddings(1, features_dim=1).names}

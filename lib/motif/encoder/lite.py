@@ -43,7 +43,6 @@ TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.t
 CONFIG_FILE = "open_clip_config.json"
 IMAGE_SIZE = 260
 EMBEDDING_DIM = 384
-FEATURES_DIM = 1280
 RIDGE = 10.0
 
 
