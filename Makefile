@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 IMAGES ?=
 OUTPUT ?= demo-output
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test soak check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [IMAGES=folder]  encode, train, publish, evaluate and query, on this machine"
 	@echo "make test                  all tests"
+	@echo "make soak                  the tests that kill things, again and again"
 	@echo "make check                 linters, types, import layers"
 
 setup: $(VENV)/.installed
@@ -29,6 +30,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m pytest tests/breaking -m "soak or not soak" --timeout 3600
 
 check: setup
 	$(BIN)/ruff check .

@@ -13,7 +13,8 @@ import open_clip
 import torch
 
 from motif.encoder import lite
-from motif.encoder.encoder import Encoder, resolve
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 
 BATCH = 64
 REPEATS = 5

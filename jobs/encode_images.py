@@ -6,111 +6,145 @@ ray job submit --working-dir . --runtime-env-json '{"env_vars": {"PYTHONPATH": "
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from motif import command, storage
-from motif.artefacts import embeddings, run
-from motif.encoder.encoder import Encoder, resolve
+from motif.artefacts import embeddings, lock, run, update
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 from motif.errors import InputError
-from motif.images.manifest import read_images
-from motif.images.plan import Plan
-from motif.on_ray import encode, session
+from motif.images.fetch import FetchLimits
+from motif.on_ray import session
+from motif.on_ray.encoding_run import EncodingRun, Options
 
 log = logging.getLogger("motif.encode_images")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Encode a library of images: one EMBEDDINGS row per image, one FAILURES row per bad one."""
+    """Encode a library of images: one EMBEDDINGS row per image, one FAILURES row per bad one.
+
+    Run it again to go on where a run was cut off, or to add what a manifest has gained.
+    """
 
     images: str
-    """Manifest (.csv, .jsonl, .parquet with creator_id and uri; relative URIs are taken from its
-    own folder) or a folder with one subfolder per creator. Local or s3://."""
+    """Manifest (.parquet, .csv, .jsonl with creator_id and uri; relative URIs are taken from its
+    own folder), a folder of manifests, a path template such as s3://bucket/{creator_id}/**/*.jpg,
+    or a folder with one subfolder per creator. Local or s3://."""
     output: str
-    """Folder of EMBEDDINGS: created, or continued when an earlier run was cut off."""
+    """Folder of EMBEDDINGS: created, continued, or added to."""
     encoder: str = "ViT-B-32/laion2b_s34b_b79k"
-    """NAME/PRETRAINED or NAME/FILE of open_clip, or `lite`, which needs no model hub."""
+    """NAME/PRETRAINED or NAME/FILE of open_clip, local-dir:FOLDER, or `lite`, which needs no model
+    hub."""
     carry: str = ""
     """Manifest columns that travel into EMBEDDINGS, separated by commas."""
     features: bool = False
     """Also keep what the image tower pools before its projection, as the column `features`."""
+    manifest: Literal["delta", "full"] = "delta"
+    """`delta` only adds; `full` is the whole truth: images that it lacks are marked as removed."""
+    max_removed_fraction: float = 0.05
+    """With --manifest full: refuse to remove more than this fraction of the images."""
+    retry_failed: tuple[str, ...] | None = None
+    """Take up images that failed in an earlier run: all, or those of the classes that follow."""
     max_failed_fraction: float = 0.1
-    """End with exit code 4 when more than this fraction of the images failed."""
-    batch_size: int = 64
-    """Images per batch of the encoder."""
+    """End with exit code 4 when more than this fraction of the images fails; as soon as that is
+    clear."""
+    in_flight: int = FetchLimits.in_flight
+    """Reads at once, in each process that decodes."""
+    max_bytes: int = FetchLimits.max_bytes
+    """Larger objects fail as `too_large`."""
+    object_seconds: float = FetchLimits.timeout_seconds
+    """Time to read one object, all attempts together."""
+    batch_size: int = 0
+    """Images per batch of the encoder; 0 takes 256 on GPUs and 64 on CPUs. Halved where it does
+    not fit."""
+    encoders_per_gpu: int = 1
+    """Processes that share a GPU; two may hide the copies of small models."""
     float32: bool = False
     """Encode in float32 even where the hardware has bfloat16."""
+    compile: bool = False
+    """Compile the image tower (torch.compile): slower to start, faster to run."""
+    full_decode: bool = False
+    """Decode JPEGs at full size even where a scaled decode gives the same embedding."""
     buckets: int = 0
-    """Files of EMBEDDINGS; 0 takes one per 20,000 images, at least 4."""
+    """Files of new EMBEDDINGS; 0 takes one per 50,000 images, at least 4."""
+    verify: bool = False
+    """Read all finished files to find damage, not only their sizes and ids; mends what it finds."""
     overwrite: bool = False
-    """Replace EMBEDDINGS that are already at the output."""
+    """Encode all anew; what is at the output stays readable until the end."""
+    single_writer: bool = False
+    """Do without the lock, on storage without conditional writes: you see to it that no other run
+    writes to the output."""
+    endpoint_url: str = ""
+    """Of an S3-compatible store; AWS_ENDPOINT_URL does the same."""
+    stall_seconds: float = 900.0
+    """End with exit code 6 when nothing has moved for so long."""
+    price_per_hour: float | None = None
+    """Of the whole cluster, for the cost per million images."""
+    sample: int = 32
+    """Images that --dry-run times."""
     dry_run: bool = False
-    """Say what would be done and how long it would take, from a timed sample; write nothing."""
+    """Say what would be done, how long it would take and what it would cost; write nothing."""
     json: bool = False
     """Print run.json on standard output."""
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Plan by bucket, stage rows as they are encoded, then make each bucket whole."""
+    """Plan by bucket, stage rows as they are encoded, settle each bucket, then commit."""
     check(config)
     recorder = run.Recorder(embeddings.ARTEFACT, config)
     output = storage.absolute(config.output)
-    run.require_replaceable(output, embeddings.ARTEFACT, overwrite=config.overwrite)
-    with recorder.timed("plan"):
-        manifest = read_images(config.images, carry=command.split_names(config.carry))
-        source = resolve(config.encoder)
-        encoder = Encoder(source, precision=torch.float32 if config.float32 else None)
-        features_dim = encoder.features_dim if config.features else None
-        plan = Plan.make(manifest, encoder.space, features_dim=features_dim, buckets=config.buckets)
-    if config.dry_run:
-        return command.show_plan(plan.estimate(encoder), as_json=config.json)
+    session.use_endpoint(config.endpoint_url)
+    found, record = update.look(output, overwrite=config.overwrite)
+    source = resolve(config.encoder)
     session.connect()
-    identity = {**plan.identity(), "float32": config.float32}
-    continued = run.claim(
-        output,
-        embeddings.ARTEFACT,
+    with recorder.timed("load"):
+        encoder = Encoder(source, precision=torch.float32 if config.float32 else None)
+    work = EncodingRun(
+        output=output,
+        found=found,
+        record=record,
+        options=options(config),
+        encoder=encoder,
+        encoder_name=source.name,
+        recorder=recorder,
+    )
+    if config.dry_run:
+        return command.show_plan(work.rehearse(config.sample), as_json=config.json)
+    with lock.hold(output, run_id=recorder.run_id, single_writer=config.single_writer) as held:
+        finished = work.perform(held)
+    log.info("%s", work.ending(finished))
+    return finished
+
+
+def options(config: Config) -> Options:
+    """Return what of the flags concerns the work itself."""
+    return Options(
+        images=config.images,
+        carry=tuple(command.split_names(config.carry)),
+        features=config.features,
+        full=config.manifest == "full",
+        max_removed_fraction=config.max_removed_fraction,
+        retry=config.retry_failed,
+        max_failed_fraction=config.max_failed_fraction,
+        limits=FetchLimits(
+            max_bytes=config.max_bytes,
+            timeout_seconds=config.object_seconds,
+            in_flight=config.in_flight,
+        ),
+        batch_size=config.batch_size,
+        encoders_per_gpu=config.encoders_per_gpu,
+        float32=config.float32,
+        compile=config.compile,
+        full_decode=config.full_decode,
+        buckets=config.buckets,
+        verify=config.verify,
         overwrite=config.overwrite,
-        owned=embeddings.OWNED,
-        plan=identity,
+        stall_seconds=config.stall_seconds,
+        price_per_hour=config.price_per_hour,
     )
-    staging = embeddings.staging_of(output, identity)
-    pending = plan.pending(staging) if continued else plan.images
-    log.info(
-        "encoding %d images of %s with %s into %s (%d duplicate rows collapsed, %d done before)",
-        *(pending.num_rows, config.images, config.encoder, output, plan.duplicates),
-        plan.images.num_rows - pending.num_rows,
-    )
-    with recorder.timed("encode"):
-        done = encode.run_pipeline(
-            pending,
-            plan,
-            staging,
-            encoder=source.name,
-            batch_size=config.batch_size,
-            float32=config.float32,
-        )
-    plan.require_few_failures(done.failed, config.max_failed_fraction, staging)
-    with recorder.timed("finish"):
-        counts = encode.finish_buckets(plan, output, staging)
-    record = recorder.finish(
-        output,
-        counts=counts,
-        space=plan.space.to_json(),
-        buckets=plan.buckets,
-        encoder=source.name,
-        precision=sorted(done.precisions),
-        stages=done.summary(),
-    )
-    storage.remove(storage.join(output, "_staging"))
-    log.info(
-        "%s: %d rows = %d embedded + %d failed %s + %d duplicates; the most time went into %s",
-        *(output, counts["rows"], counts["embedded"], counts["failed"]),
-        counts["failed_by_class"] or "",
-        *(counts["duplicates"], record["stages"]["bottleneck"]),
-    )
-    return record
 
 
 def check(config: Config) -> None:
@@ -119,10 +153,26 @@ def check(config: Config) -> None:
     Raises:
         InputError: Names the flag and the value.
     """
-    if not 1 <= config.batch_size <= 65_536:
-        raise InputError(f"--batch-size {config.batch_size}: expected 1 to 65536")
-    if not 0 <= config.max_failed_fraction <= 1:
-        raise InputError(f"--max-failed-fraction {config.max_failed_fraction}: expected [0, 1]")
+    bounds: dict[str, tuple[float, float]] = {
+        "batch_size": (0, 65_536),
+        "max_failed_fraction": (0, 1),
+        "max_removed_fraction": (0, 1),
+        "encoders_per_gpu": (1, 8),
+        "in_flight": (1, 1024),
+        "max_bytes": (1, 2**31),
+        "object_seconds": (0.1, 86_400),
+        "stall_seconds": (1, 86_400 * 7),
+        "sample": (1, 10_000),
+    }
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} {value}: expected {low:g} to {high:g}")
+    if config.price_per_hour is not None and not 0 <= config.price_per_hour < float("inf"):
+        raise InputError(f"--price-per-hour {config.price_per_hour}: expected 0 or more")
+    if config.retry_failed is not None and config.overwrite:
+        raise InputError("--retry-failed: --overwrite encodes all images anyway; pass one of them")
 
 
 if __name__ == "__main__":

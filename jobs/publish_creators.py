@@ -14,7 +14,8 @@ from motif import space as spaces
 from motif.artefacts import run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
-from motif.encoder.encoder import Encoder, resolve
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 from motif.errors import InputError
 from motif.on_ray import publish, session
 from motif.table import TableUri

@@ -31,3 +31,15 @@ class TooManyFailures(MotifError):
     """More images failed than the run allows."""
 
     exit_code = 4
+
+
+class OutputHeld(MotifError):
+    """Another run holds the output, or took it over from this one."""
+
+    exit_code = 5
+
+
+class NoProgress(MotifError):
+    """The run stood still for longer than it may; the message says what is stuck."""
+
+    exit_code = 6

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from motif.errors import ContractError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IMAGES = pa.schema(
     [
@@ -28,10 +28,20 @@ FAILURES = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("creator_id", pa.string()),
         pa.field("uri", pa.string()),
+        pa.field("version", pa.string()),
         pa.field("stage", pa.string(), nullable=False),
         pa.field("error_class", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),
+    ]
+)
+
+# Images that left a full manifest; their rows stay in EMBEDDINGS until these are compacted.
+REMOVED = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("creator_id", pa.string(), nullable=False),
+        pa.field("removed_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
 

@@ -7,6 +7,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,11 @@ from fsspec.implementations.local import LocalFileSystem
 from motif.errors import InputError
 
 SCHEMES = ("file", "s3")
+DELETES_AT_ONCE = 16
+WHOLE_BYTES = 4 * 1024 * 1024
+
+# Seconds without a byte. How often a request is made again is left to botocore and s3fs.
+S3_PATIENCE = {"connect_timeout": 5, "read_timeout": 30}
 
 
 def scheme(uri: str) -> str:
@@ -37,8 +43,34 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
             f"{uri!r:.200}: scheme {scheme(uri)!r} is not allowed; use a local path or s3://"
         )
     if scheme(uri) == "s3":
-        return fsspec.filesystem("s3"), uri.partition("://")[2].rstrip("/")
+        fs = fsspec.filesystem("s3", endpoint_url=s3_endpoint(), config_kwargs=S3_PATIENCE)
+        return fs, uri.partition("://")[2].rstrip("/")
     return LocalFileSystem(), os.path.abspath(uri[7:] if uri[:7].lower() == "file://" else uri)  # noqa: PTH100 (URIs)
+
+
+def s3_endpoint() -> str | None:
+    """Return the S3 endpoint that the environment names; without one, AWS's own is meant."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def s3_without_retries(*, connections: int) -> Any:
+    """Return a new s3fs file system that makes each request once, for callers who try again.
+
+    Args:
+        connections: Sockets it may hold open.
+    """
+    fs = fsspec.filesystem(
+        "s3",
+        endpoint_url=s3_endpoint(),
+        config_kwargs={
+            **S3_PATIENCE,
+            "max_pool_connections": connections,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+        },
+        skip_instance_cache=True,  # nobody else may be given one that never tries again
+    )
+    fs.retries = 1
+    return fs
 
 
 def absolute(uri: str) -> str:
@@ -139,14 +171,31 @@ def read_json(uri: str) -> dict[str, Any]:
     return value
 
 
+def open_random(uri: str) -> Any:
+    """Open a file for reads here and there, without reading ahead."""
+    fs, path = open_filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return fs.open(path, "rb")
+    if fs.size(path) <= WHOLE_BYTES:
+        return pa.BufferReader(fs.cat_file(path))  # one request in place of five
+    return fs.open(path, "rb", cache_type="none")
+
+
+def size_bytes(uri: str) -> int:
+    """Return the size of a file."""
+    fs, path = open_filesystem(uri)
+    fs.invalidate_cache()
+    return int(fs.size(path))
+
+
 def write_parquet(uri: str, table: pa.Table) -> None:
-    """Write one Parquet file."""
+    """Write one Parquet file, with a checksum for each page."""
     with atomic_writer(uri) as file:
-        pq.write_table(table, file, compression="zstd")  # type: ignore[arg-type]
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)  # type: ignore[arg-type]
 
 
 def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file, or only some of its columns.
+    """Read one Parquet file, or only some of its columns, and check the pages' checksums.
 
     Raises:
         InputError: The file is damaged or lacks a column.
@@ -154,9 +203,19 @@ def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
     fs, path = open_filesystem(uri)
     try:
         with fs.open(path, "rb") as file:
-            return pq.ParquetFile(file).read(columns=columns)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+            return pq.ParquetFile(file, page_checksum_verification=True).read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        if not _says_damaged(error):
+            raise
         raise InputError(f"{uri} is not a Parquet file we can read: {error}") from error
+
+
+def _says_damaged(error: BaseException) -> bool:
+    """Tell damage that Arrow finds in a file from storage that does not answer."""
+    if isinstance(error, pa.ArrowException):
+        return True
+    # Arrow's own; that of a file system has a number or a cause.
+    return type(error) is OSError and error.errno is None and error.__cause__ is None
 
 
 def read_parquet_schema(uri: str) -> pa.Schema:
@@ -177,7 +236,7 @@ def read_parquet_schema(uri: str) -> pa.Schema:
 
 def lance_options(uri: str) -> dict[str, str]:
     """Return what Lance needs to be told of an S3 endpoint; credentials it finds by itself."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = s3_endpoint()
     if scheme(uri) != "s3" or not endpoint:
         return {}
     return {"endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
@@ -186,5 +245,12 @@ def lance_options(uri: str) -> dict[str, str]:
 def remove(uri: str) -> None:
     """Delete a file or folder, if it is there."""
     fs, path = open_filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if isinstance(fs, LocalFileSystem):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    # One by one: `rm` takes brackets and stars in a key for a pattern, which may match others'.
+    fs.invalidate_cache()
+    below = [key for key in fs.find(path) if key == path or key.startswith(f"{path}/")]
+    with ThreadPoolExecutor(DELETES_AT_ONCE) as pool:
+        list(pool.map(fs.rm_file, below))

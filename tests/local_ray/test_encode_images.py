@@ -21,15 +21,13 @@ from PIL import Image
 from jobs import encode_images
 from jobs.encode_images import Config, main
 from motif import schemas, storage
-from motif.artefacts import embeddings, run
+from motif.artefacts import run, update
 from motif.artefacts.embeddings import Embeddings
-from motif.encoder.encoder import Encoder, resolve
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 from motif.errors import InputError, OutputError, SpaceError, TooManyFailures
 from motif.images.decode import decode
-from motif.images.manifest import read_images
-from motif.images.plan import Plan
 from motif.images.preprocess import to_pixels
-from motif.on_ray import encode
 
 ROOT = Path(encode_images.__file__).parents[1]
 # Name of the file, stage and class of its failure.
@@ -51,8 +49,7 @@ def job(images: Path, output: Path, **more) -> dict:
 
 
 def failures(output: Path) -> pa.Table:
-    files = sorted((output / "failures").iterdir())
-    return pa.concat_tables([storage.read_parquet(str(file)) for file in files])
+    return Embeddings.open(str(output)).read_failures()
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -148,7 +145,7 @@ def test_counts_add_up(finished, good):
     assert record["counts"]["failed"] == len(UGLY) + 1
     assert record["counts"]["duplicates"] == 3
     assert record == json.loads((output / "run.json").read_text())
-    assert record["stages"]["bottleneck"] in ("fetch", "decode", "encode", "write")
+    assert record["stages"]["bottleneck"]["verdict"]
 
 
 def test_every_bad_image_is_on_record(finished):
@@ -169,11 +166,14 @@ def test_every_bad_image_is_on_record(finished):
 
 
 def test_only_the_artefact_is_left(finished):
-    output, _ = finished
-    assert sorted(path.name for path in output.iterdir()) == ["embeddings", "failures", "run.json"]
-    for kind in ("embeddings", "failures"):
-        names = sorted(path.name for path in (output / kind).iterdir())
-        assert names == [f"bucket-0000{n}-of-00003.parquet" for n in range(3)]
+    output, record = finished
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("embeddings", "failures", "run.json", "snapshots")
+    ]
+    opened = Embeddings.open(str(output))
+    found = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
+    assert found == opened.snapshot.names() | {"run.json"}
+    assert record["snapshot"] in found
 
 
 def test_rows_are_unit_sorted_and_one_per_image(finished, good, folder):
@@ -244,7 +244,25 @@ def test_hashes_find_copies(finished):
     assert first - other > 12
 
 
-def test_finished_output_is_refused_by_the_command(finished, manifest):
+def test_running_again_encodes_nothing(finished, manifest, ray_local):
+    output, record = finished
+    before = snapshot(output)
+    again = job(
+        manifest,
+        output,
+        **{"carry": "held_out,campaign", "features": True, "max_failed_fraction": 0.9},
+    )
+    told = again["manifest"]
+    assert (told["new"], told["unchanged"]) == (0, record["counts"]["embedded"])
+    assert told["failed_before"] == len(UGLY)
+    assert again["counts"] == record["counts"]
+    after = snapshot(output)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    kinds = {name.split("/")[0] for name in changed}
+    assert kinds == {"run.json", "snapshots", "failures"}  # the rejected rows are written anew
+
+
+def test_other_columns_are_refused_by_the_command(finished, manifest):
     output, _ = finished
     before = snapshot(output)
     done = command(manifest, output)
@@ -252,6 +270,7 @@ def test_finished_output_is_refused_by_the_command(finished, manifest):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert "--overwrite" in line
+    assert "features" in line
     assert done.stdout == ""
     assert snapshot(output) == before
 
@@ -264,25 +283,25 @@ def test_output_that_is_not_ours_is_left_alone(manifest, tmp_path):
     assert snapshot(tmp_path) == {"thesis.txt": b"years of work"}
 
 
-def test_dry_run_writes_nothing(manifest, good, tmp_path, capsys):
+def test_dry_run_writes_nothing(ray_local, manifest, good, tmp_path, capsys):
     record = job(manifest, tmp_path / "out", dry_run=True)
     assert list(tmp_path.iterdir()) == []
-    assert record["images"] == len(good) + len(UGLY)
-    assert record["rejected_rows"] == 1
-    assert record["duplicate_rows"] == 3
+    assert record["images_to_do"] == len(good) + len(UGLY)
+    assert record["manifest_rejected"] == 1
+    assert record["manifest_duplicates"] == 3
     assert record["sampled_failures"] == len(UGLY)
-    assert record["estimated_seconds_on_one_machine"] > 0
+    assert record["estimated_seconds"] > 0
     assert str(len(good) + len(UGLY)) in capsys.readouterr().out
 
 
-def test_no_images(tmp_path):
+def test_no_images(ray_local, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.csv").write_text("creator_id,uri\n")
     (tmp_path / "blank.csv").write_text("creator_id,uri\n,\n")
     for name in ("empty", "empty.csv", "blank.csv"):
         with pytest.raises(InputError):
             job(tmp_path / name, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_one_image_and_a_run_cut_off_between_encoding_and_finishing(
@@ -291,11 +310,11 @@ def test_one_image_and_a_run_cut_off_between_encoding_and_finishing(
     for path in sorted(library.rglob("*.jpg"))[1:]:
         path.unlink()
 
-    def cut_off(plan, output, staging):
+    def cut_off(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "finish_buckets", cut_off)
+        patch.setattr(update, "commit", cut_off)
         with pytest.raises(KeyboardInterrupt):
             job(library, tmp_path / "out")
     with pytest.raises(InputError, match="unfinished"):
@@ -325,56 +344,32 @@ def test_too_many_failures_and_then_more_are_allowed(ray_local, library, tmp_pat
         job(library, tmp_path / "out")
     assert caught.value.exit_code == 4
     message = str(caught.value)
-    assert "4 of 16" in message
+    assert "4 of the first 16" in message
     assert "not_an_image" in message
     assert "bad-" in message
     assert run.state(str(tmp_path / "out"), "embeddings") is run.State.UNFINISHED
-    # One bad image is mended in between; the good ones are not encoded again.
-    encoded = []
-    pipeline = encode.run_pipeline
-    monkeypatch.setattr(
-        encode,
-        "run_pipeline",
-        lambda images, *rest, **more: (
-            encoded.extend(images["uri"].to_pylist()) or pipeline(images, *rest, **more)
-        ),
-    )
+    # The good ones are not encoded again.
     record = job(library, tmp_path / "out", max_failed_fraction=0.5)
-    assert sorted(Path(uri).name for uri in encoded) == [f"bad-{n}.jpg" for n in range(4)]
     require_sums(record)
+    assert record["manifest"]["encoded_by_a_run_cut_off"] == 12
+    assert record["stages"]["planned"] == 4
     assert record["counts"]["embedded"] == 12
     assert record["counts"]["failed_by_class"] == {"not_an_image": 4}
-    assert failures(tmp_path / "out").num_rows == 4
+    assert failures(tmp_path / "out")["attempts"].to_pylist() == [2] * 4
 
 
-def test_node_with_other_weights_is_refused(ray_local, library, lite, tmp_path):
-    other = replace(lite.space, weights_sha256="0" * 64)
-    plan = Plan.make(read_images(str(library)), other, features_dim=None, buckets=0)
+def test_node_with_other_weights_is_refused(ray_local, library, tmp_path, monkeypatch):
+    # The driver believes in other weights than the actors find.
+    loaded = Encoder.__init__
+
+    def with_other_weights(self, *args, **more):
+        loaded(self, *args, **more)
+        self.space = replace(self.space, weights_sha256="0" * 64)
+
+    monkeypatch.setattr(Encoder, "__init__", with_other_weights)
     with pytest.raises(SpaceError, match="same weights"):
-        encode.run_pipeline(
-            plan.images,
-            plan,
-            str(tmp_path / "out"),
-            encoder="lite",
-            batch_size=4,
-            float32=True,
-        )
-    assert not (tmp_path / "out").exists()
-
-
-def test_bucket_that_lacks_an_image_is_refused(library, lite, tmp_path):
-    plan = Plan.make(read_images(str(library)), lite.space, features_dim=None, buckets=1)
-    with pytest.raises(schemas.ContractError, match="0 images accounted for, 12 planned"):
-        embeddings.finish_bucket(
-            str(tmp_path),
-            str(tmp_path / "staging"),
-            0,
-            1,
-            expected_ids=plan.images["image_id"],
-            rejected=plan.rejected,
-            schema=plan.schema,
-        )
-    assert list(tmp_path.glob("embeddings/*")) == []
+        job(library, tmp_path / "out")
+    assert run.state(str(tmp_path / "out"), "embeddings") is run.State.UNFINISHED
 
 
 # The command itself, in processes of its own.
@@ -431,13 +426,12 @@ def test_killed_run_is_completed_by_the_same_command(tmp_path, picture):
             time.sleep(0.02)
         kill(process)
     assert run.state(str(output), "embeddings") is run.State.UNFINISHED
-    (staging,) = (output / "_staging").iterdir()
-    staged = set().union(*(embeddings.staged_ids(str(staging), bucket) for bucket in range(4)))
+    parts = output.glob("_staging/*/*/embeddings-*.parquet")
+    staged = {i for p in parts for i in storage.read_parquet(str(p))["image_id"].to_pylist()}
     assert 0 < len(staged) < 300
     done = command(images, output, "--json")
     assert done.returncode == 0, done.stderr
-    assert f"encoding {300 - len(staged)} images" in done.stderr
-    assert f"{len(staged)} done before" in done.stderr
+    assert f"{300 - len(staged)} to encode, {len(staged)} encoded by a run cut off" in done.stderr
     record = json.loads((output / "run.json").read_text())
     assert json.loads(done.stdout) == record
     assert done.stdout == (output / "run.json").read_text()
@@ -445,4 +439,4 @@ def test_killed_run_is_completed_by_the_same_command(tmp_path, picture):
     table = Embeddings.open(str(output)).read(["image_id", "uri"])
     assert sorted(int(Path(uri).stem) for uri in table["uri"].to_pylist()) == list(range(300))
     assert len(set(table["image_id"].to_pylist())) == 300
-    assert sorted(path.name for path in output.iterdir()) == ["embeddings", "failures", "run.json"]
+    assert sorted(path.name for path in output.iterdir()) == ["embeddings", "run.json", "snapshots"]

@@ -20,7 +20,8 @@ from motif import adjectives, command, schemas
 from motif.artefacts import checkpoint, run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
-from motif.encoder.encoder import Encoder, resolve
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 from motif.errors import ContractError, InputError, OutputError, SpaceError
 from motif.model import SameNetwork, embed
 from motif.table import LIVE, CreatorTable

@@ -10,7 +10,8 @@ import torch
 
 from jobs import publish_creators
 from motif import storage
-from motif.encoder.encoder import Encoder, resolve
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 from motif.errors import InputError, OutputError
 from motif.model import SameNetwork
 from motif.table import LIVE, CreatorTable, TableUri

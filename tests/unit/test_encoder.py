@@ -19,8 +19,9 @@ import safetensors.torch
 import torch
 from open_clip import pretrained as open_clip_pretrained
 
-from motif.encoder import encoder as encoding
-from motif.encoder.encoder import Encoder, EncoderSource, resolve
+from motif.encoder import source as sources
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import EncoderSource, preprocess_of_file, resolve
 from motif.errors import InputError, SpaceError
 from motif.space import Space, require_same, same_fingerprint
 
@@ -157,8 +158,8 @@ def test_features_are_what_the_projection_takes(name, dim, load):
     pixels = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
     found = ours.encode_images(pixels)
     assert ours.features_dim == dim
-    visual = ours._model.visual
-    weight = visual.head.proj.weight.T if name == "tiny-timm" else visual.proj
+    tower = ours._tower
+    weight = tower._visual.head.proj.weight.T if name == "tiny-timm" else tower._projection
     expected = found.features @ weight.detach().numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found.embedding, expected, atol=1e-5)
@@ -276,19 +277,19 @@ def test_file_is_preprocessed_as_the_tags_of_its_architecture_are(tmp_path):
     file = tmp_path / "weights.pt"
     file.write_bytes(b"x")
     source = EncoderSource("any", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP", str(file))
-    assert encoding._preprocess_of_file(source) == {
+    assert preprocess_of_file(source) == {
         "image_mean": (0.5, 0.5, 0.5),
         "image_std": (0.5, 0.5, 0.5),
         "image_interpolation": "bicubic",
         "image_resize_mode": "squash",
     }
     # The tags of this one disagree on the mean; there open_clip's default stays.
-    several = encoding._preprocess_of_file(replace(source, architecture="ViT-L-14"))
+    several = preprocess_of_file(replace(source, architecture="ViT-L-14"))
     assert "image_mean" not in several
 
 
 def test_tag_of_weights_with_another_activation_finds_its_architecture(monkeypatch):
-    monkeypatch.setattr(encoding, "_require_reachable", lambda name, config: None)
+    monkeypatch.setattr(sources, "_require_reachable", lambda name, config: None)
     assert resolve("ViT-B-32/openai").architecture == "ViT-B-32-quickgelu"
     assert resolve("ViT-B-32/laion2b_s34b_b79k").architecture == "ViT-B-32"
 
@@ -385,7 +386,8 @@ import open_clip
 from open_clip import pretrained
 open_clip.add_model_config(sys.argv[1])
 pretrained._PRETRAINED["tiny-vit"] = {"test": pretrained._pcfg(hf_hub="motif/tiny/")}
-from motif.encoder.encoder import Encoder, resolve
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 start = time.perf_counter()
 encoder = Encoder(resolve("tiny-vit/test"))
 print(encoder.space.fingerprint, time.perf_counter() - start)
@@ -427,40 +429,40 @@ def test_hub_that_serves_and_then_is_gone(hub, closed_port, architectures, load,
 
 def test_repository_without_the_weights(hub, monkeypatch):
     endpoint, handler = hub
-    monkeypatch.setattr(encoding.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(sources.constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(
-        encoding.constants,
+        sources.constants,
         "HUGGINGFACE_CO_URL_TEMPLATE",
         endpoint + "/{repo_id}/resolve/{revision}/{filename}",
     )
-    assert "holds no weights" in refusal(
-        encoding._require_reachable, "tiny-vit/x", {"hf_hub": "motif/other/"}
+    assert "holds no open_clip_model.safetensors" in refusal(
+        sources._require_reachable, "tiny-vit/x", {"hf_hub": "motif/other/"}
     )
-    encoding._require_reachable("tiny-vit/x", {"hf_hub": "motif/tiny/"})
+    sources._require_reachable("tiny-vit/x", {"hf_hub": "motif/tiny/"})
     # An entry may name its file; the repository is what stands before it.
     handler.requests.clear()
     handler.files["/motif/vitamin/resolve/main/pytorch_model.bin"] = b"x"
-    encoding._require_reachable("tiny-vit/x", {"hf_hub": "motif/vitamin/pytorch_model.bin"})
+    sources._require_reachable("tiny-vit/x", {"hf_hub": "motif/vitamin/pytorch_model.bin"})
     assert handler.requests[-1] == "HEAD /motif/vitamin/resolve/main/pytorch_model.bin"
 
 
 def test_weights_on_a_plain_web_server(hub, silent_server, closed_port, monkeypatch):
     endpoint, handler = hub
     handler.files["/clip/weights.pt"] = b"x"
-    encoding._require_reachable("a/b", {"url": f"{endpoint}/clip/weights.pt"})
-    monkeypatch.setattr(encoding, "HUB_TIMEOUT_SECONDS", 0.5)
+    sources._require_reachable("a/b", {"url": f"{endpoint}/clip/weights.pt"})
+    monkeypatch.setattr(sources, "HUB_TIMEOUT_SECONDS", 0.5)
     start = time.perf_counter()
     for where in (f"{endpoint}/gone.pt", f"{closed_port}/w.pt", f"{silent_server}/w.pt"):
-        assert where in refusal(encoding._require_reachable, "a/b", {"url": where})
+        assert where in refusal(sources._require_reachable, "a/b", {"url": where})
     assert time.perf_counter() - start < 5
 
 
 def test_every_tag_of_open_clip_can_be_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        encoding, "try_to_load_from_cache", lambda *names: asked.append(names) or "x"
+        sources, "try_to_load_from_cache", lambda *names: asked.append(names) or "x"
     )
     for model, tag in open_clip.list_pretrained():
-        encoding._require_reachable("x", open_clip_pretrained.get_pretrained_cfg(model, tag))
+        sources._require_reachable("x", open_clip_pretrained.get_pretrained_cfg(model, tag))
     assert asked
     assert all(repository.count("/") == 1 for repository, _ in asked)

@@ -119,7 +119,7 @@ def test_rows_without_creator_or_uri_are_failures(write_manifest, suffix, nothin
     add_up(manifest)
     assert manifest.images["creator_id"].to_pylist() == ["ana", "cy"]
     (failure,) = manifest.rejected.to_pylist()
-    assert failure["image_id"] == "row-1"
+    assert failure["image_id"] == f"m.{suffix}#1"
     assert failure["stage"] == "manifest"
     assert failure["error_class"] == "invalid_row"
     assert column in failure["message"]
@@ -132,7 +132,7 @@ def test_empty_fields_of_a_csv_are_failures(tmp_path):
     manifest = read_images(str(path))
     add_up(manifest)
     assert manifest.images.num_rows == 1
-    assert manifest.rejected["image_id"].to_pylist() == ["row-1", "row-2", "row-3"]
+    assert manifest.rejected["image_id"].to_pylist() == ["m.csv#1", "m.csv#2", "m.csv#3"]
 
 
 def test_all_rows_rejected_leaves_nothing_to_plan(write_manifest):

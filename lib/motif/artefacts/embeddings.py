@@ -1,21 +1,17 @@
-"""EMBEDDINGS and FAILURES: one Parquet file per bucket, made whole from staged parts.
+"""EMBEDDINGS and FAILURES: Parquet files by bucket, the ones that the snapshot names.
 
-    OUTPUT/embeddings/bucket-00002-of-00004.parquet
-    OUTPUT/failures/bucket-00002-of-00004.parquet
-    OUTPUT/_staging/PLAN/bucket-00002/{embeddings,failures}-TIME-ID.parquet   while the job works
-    OUTPUT/run.json                                                 last
+OUTPUT/embeddings/bucket-00002-of-00004-RUN.parquet   one or more a bucket; one row per image
+OUTPUT/failures/bucket-00002-of-00004-RUN.parquet     images that could not be used
+OUTPUT/removed/bucket-00002-of-00004-RUN.parquet      images that left a full manifest
+OUTPUT/snapshots/RUN.json                             which of these files count
+OUTPUT/run.json                                       last: names the snapshot
+OUTPUT/_staging/                                      what a run that works has done so far
 
-Parts are appended as images are encoded, and may hold an image twice when Ray repeats a task.
-`finish_bucket` is where exactly-once is made: it keeps one row per image and refuses a bucket
-whose rows are not those of the plan.
+Who reads these files without Motif takes the names from the snapshot, and leaves out the images
+that `removed` lists.
 """
 
-import hashlib
-import json
-import time
-import uuid
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,132 +19,67 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from motif import schemas, storage
-from motif.artefacts import run
-from motif.errors import ContractError, InputError
+from motif.artefacts import run, snapshot
+from motif.artefacts.snapshot import Bucket, Part, Snapshot
+from motif.errors import InputError
 from motif.space import Space
 
 ARTEFACT = "embeddings"
-OWNED = ("embeddings", "failures", "_staging")
+OWNED = (*snapshot.KINDS, snapshot.FOLDER, "_staging")
+IDS = ("image_id", "creator_id")
 
 
-def bucket_name(bucket: int, buckets: int) -> str:
-    """Return the file name of a bucket."""
-    return f"bucket-{bucket:05d}-of-{buckets:05d}.parquet"
+def part_name(kind: str, bucket: int, buckets: int, run_id: str) -> str:
+    """Return a file's name below the artefact's folder; none is ever used twice."""
+    return f"{kind}/bucket-{bucket:05d}-of-{buckets:05d}-{run_id}.parquet"
 
 
-def staging_of(output: str, plan: dict[str, Any]) -> str:
-    """Return the folder of a plan's parts; a worker left over from another writes elsewhere."""
-    text = json.dumps(plan, sort_keys=True)
-    return storage.join(output, "_staging", hashlib.sha256(text.encode()).hexdigest()[:12])
+def write_part(output: str, name: str, rows: pa.Table) -> Part:
+    """Write a file that a snapshot will name."""
+    uri = storage.join(output, name)
+    storage.write_parquet(uri, rows)
+    return Part(name=name, rows=rows.num_rows, bytes=storage.size_bytes(uri))
 
 
-def stage(staging: str, bucket: int, kind: str, rows: pa.Table) -> None:
-    """Append rows of one bucket; `kind` is `embeddings` or `failures`."""
-    name = f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex}.parquet"
-    storage.write_parquet(storage.join(staging, f"bucket-{bucket:05d}", name), rows)
-
-
-def staged_ids(staging: str, bucket: int) -> set[str]:
-    """Return the images of a bucket that are encoded already."""
-    folder = storage.join(staging, f"bucket-{bucket:05d}")
-    ids: set[str] = set()
-    for uri in storage.list_files(folder, ".parquet"):
-        if uri.rsplit("/", 1)[-1].startswith("embeddings-"):
-            ids.update(storage.read_parquet(uri, ["image_id"])["image_id"].to_pylist())
-    return ids
-
-
-def staged_failures(staging: str, buckets: int) -> Iterator[dict[str, Any]]:
-    """Yield the FAILURES rows that an unfinished run has staged."""
-    for bucket in range(buckets):
-        folder = storage.join(staging, f"bucket-{bucket:05d}")
-        for uri in storage.list_files(folder, ".parquet"):
-            if uri.rsplit("/", 1)[-1].startswith("failures-"):
-                yield from storage.read_parquet(uri).to_pylist()
-
-
-def finish_bucket(
-    output: str,
-    staging: str,
-    bucket: int,
-    buckets: int,
-    *,
-    expected_ids: pa.ChunkedArray,
-    rejected: pa.Table,
-    schema: pa.Schema,
-) -> dict[str, Any]:
-    """Merge a bucket's parts into its two files, one row per image, sorted.
-
-    Args:
-        output: Folder of EMBEDDINGS.
-        staging: Folder of the plan's parts.
-        bucket: Which one.
-        buckets: Of how many.
-        expected_ids: Image ids that the plan puts into this bucket.
-        rejected: FAILURES rows of the manifest itself that belong here.
-        schema: Of EMBEDDINGS.
-
-    Returns:
-        Counts: `embedded`, `failed`, `by_class`, `creators`.
+def read_part(output: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file that a snapshot names.
 
     Raises:
-        ContractError: The rows are not exactly those of the plan.
+        InputError: It is gone or damaged; the message names it and what to do.
     """
-    folder = storage.join(staging, f"bucket-{bucket:05d}")
-    parts: dict[str, list[pa.Table]] = {
-        "embeddings": [schema.empty_table()],
-        "failures": [schemas.FAILURES.empty_table()],
-    }
-    # Newest first: an image that failed twice is recorded as it failed last.
-    for uri in reversed(storage.list_files(folder, ".parquet")):
-        parts[uri.rsplit("/", 1)[-1].split("-")[0]].append(storage.read_parquet(uri))
-    embedded = _one_per_image(pa.concat_tables(parts["embeddings"]))
-    failed = _with_attempts(pa.concat_tables(parts["failures"]))
-    # A failure of an earlier attempt is void once the image has been encoded.
-    failed = failed.filter(pc.invert(pc.is_in(failed["image_id"], embedded["image_id"])))
-    found = pa.concat_tables([embedded.select(["image_id"]), failed.select(["image_id"])])
-    if sorted(found["image_id"].to_pylist()) != sorted(expected_ids.to_pylist()):
-        raise ContractError(
-            f"bucket {bucket} of {output}: {len(found)} images accounted for,"
-            f" {len(expected_ids)} planned; repeat the run"
+    uri = storage.join(output, part.name)
+    try:
+        rows = storage.read_parquet(uri, list(columns) if columns is not None else None)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{uri} is gone though the snapshot names it; open it again if another run has just"
+            " finished, else run encode_images again to mend it"
+        ) from error
+    except InputError as error:
+        raise InputError(f"{error}; run encode_images with --verify to mend it") from error
+    if rows.num_rows != part.rows:
+        raise InputError(
+            f"{uri} holds {rows.num_rows:,} rows, the snapshot says {part.rows:,}; run"
+            " encode_images with --verify to mend it"
         )
-    failed = pa.concat_tables([failed, rejected])
-    name = bucket_name(bucket, buckets)
-    order = [("creator_id", "ascending"), ("image_id", "ascending")]
-    storage.write_parquet(
-        storage.join(output, "embeddings", name),
-        schemas.conform(embedded, schema).sort_by(order),
-    )
-    storage.write_parquet(
-        storage.join(output, "failures", name),
-        schemas.conform(failed, schemas.FAILURES).sort_by(order),
-    )
-    classes = failed["error_class"].value_counts().to_pylist()
-    return {
-        "embedded": embedded.num_rows,
-        "failed": failed.num_rows,
-        "by_class": {item["values"]: item["counts"] for item in classes},
-        "creators": pc.count_distinct(embedded["creator_id"]).as_py(),
-    }
+    return rows
 
 
-def _with_attempts(rows: pa.Table) -> pa.Table:
-    """Return one row per image with the number of times that it failed."""
-    times = Counter(rows["image_id"].to_pylist())
-    unique = _one_per_image(rows)
-    attempts = pa.array([times[image] for image in unique["image_id"].to_pylist()], pa.int32())
-    index = unique.schema.get_field_index("attempts")
-    return unique.set_column(index, schemas.FAILURES.field("attempts"), attempts)
+def read_parts(
+    output: str, parts: Sequence[Part], schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read several files of one schema, or only some columns of them."""
+    wanted = schema.names if columns is None else columns
+    empty = schema.empty_table().select(list(wanted))
+    return pa.concat_tables([empty, *(read_part(output, part, wanted) for part in parts)])
 
 
-def _one_per_image(rows: pa.Table) -> pa.Table:
-    seen: set[str] = set()
-    keep = [
-        index
-        for index, image in enumerate(rows["image_id"].to_pylist())
-        if not (image in seen or seen.add(image))
-    ]
-    return rows if len(keep) == rows.num_rows else rows.take(keep)
+def live_rows(rows: pa.Table, removed: pa.Table) -> pa.Table:
+    """Return rows without those that are marked as removed."""
+    if not removed.num_rows:
+        return rows
+    marked = removed["image_id"].combine_chunks()
+    return rows.filter(pc.invert(pc.is_in(rows["image_id"], marked)))
 
 
 @dataclass(frozen=True)
@@ -159,9 +90,9 @@ class Embeddings:
     space: Space
     encoder: str
     """The `--encoder` that made it."""
-    buckets: int
+    snapshot: Snapshot
     counts: dict[str, Any]
-    schema: pa.Schema
+    """What it holds: `embedded`, `failed`, `removed`, `creators`, `failed_by_class`."""
 
     @classmethod
     def open(cls, uri: str) -> "Embeddings":
@@ -172,17 +103,25 @@ class Embeddings:
         """
         uri = storage.absolute(uri)
         record = run.read(uri, ARTEFACT)
-        if missing := {"buckets", "space", "config", "counts"} - set(record):
+        if missing := {"snapshot", "space", "encoder", "counts"} - set(record):
             raise InputError(f"{uri}/run.json lacks {sorted(missing)}: it was edited; encode again")
-        first = storage.join(uri, "embeddings", bucket_name(0, record["buckets"]))
         return cls(
             uri=uri,
             space=Space.from_json(record["space"]),
-            encoder=record.get("encoder", record["config"]["encoder"]),
-            buckets=record["buckets"],
+            encoder=record["encoder"],
+            snapshot=Snapshot.read(uri, record["snapshot"]),
             counts=record["counts"],
-            schema=storage.read_parquet_schema(first),
         )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows."""
+        return self.snapshot.schema
+
+    @property
+    def buckets(self) -> int:
+        """Number of buckets."""
+        return len(self.snapshot.buckets)
 
     @property
     def carried(self) -> list[str]:
@@ -191,17 +130,26 @@ class Embeddings:
         return [name for name in self.schema.names if name not in known]
 
     def read_bucket(self, bucket: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows of one bucket, sorted by creator and image.
+        """Return the images of one bucket that are not removed, sorted by creator and image.
 
         Raises:
-            InputError: The file is damaged or gone.
+            InputError: A file is damaged or gone.
         """
-        uri = storage.join(self.uri, "embeddings", bucket_name(bucket, self.buckets))
-        try:
-            return storage.read_parquet(uri, list(columns) if columns is not None else None)
-        except FileNotFoundError as error:
-            raise InputError(f"{uri} is gone though run.json names it; encode again") from error
+        state: Bucket = self.snapshot.buckets[bucket]
+        wanted = list(self.schema.names if columns is None else columns)
+        # Sorting and leaving out need the ids.
+        read = list(dict.fromkeys([*wanted, *IDS]))
+        rows = read_parts(self.uri, state.embeddings, self.schema, read)
+        rows = live_rows(rows, read_parts(self.uri, state.removed, schemas.REMOVED))
+        if len(state.embeddings) > 1:
+            rows = rows.sort_by([("creator_id", "ascending"), ("image_id", "ascending")])
+        return rows.select(wanted)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return all rows; for sets that fit in memory."""
         return pa.concat_tables([self.read_bucket(b, columns) for b in range(self.buckets)])
+
+    def read_failures(self) -> pa.Table:
+        """Return all FAILURES rows; for sets that fit in memory."""
+        parts = [part for bucket in self.snapshot.buckets for part in bucket.failures]
+        return read_parts(self.uri, [*parts, *self.snapshot.rejected], schemas.FAILURES)

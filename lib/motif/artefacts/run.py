@@ -6,6 +6,7 @@ is not empty, is not ours and is never touched.
 
 import dataclasses
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,15 @@ from typing import Any
 
 import motif
 from motif import schemas, storage
+from motif.artefacts.lock_file import GUARD_FILE, LOCK_FILE
 from motif.errors import InputError, OutputError
 
 log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 UNFINISHED_FILE = "_unfinished.json"
+STAGING_FOLDER = "_staging"
+_HALF_WRITTEN = re.compile(r"\.(run|_unfinished)\.json\.[0-9a-f]{8}\.tmp")
 
 
 class State(Enum):
@@ -56,12 +60,20 @@ def state(output: str, artefact: str) -> State:
                     f"--output {output} holds {kind or 'something'}, not {artefact}; name another"
                 )
             return found
-    if fs.ls(path, detail=False):
+    found = {str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)}
+    # A run that has just begun holds the lock, and plans in a folder of its own.
+    found -= {LOCK_FILE, GUARD_FILE, STAGING_FOLDER}
+    if not all(is_half_written(name) for name in found):
         raise OutputError(
             f"--output {output} is not empty and was not made by Motif; it is left as it is:"
             " name another folder"
         )
     return State.FREE
+
+
+def is_half_written(name: str) -> bool:
+    """Return whether a file is a record of ours that a killed process did not finish."""
+    return _HALF_WRITTEN.fullmatch(name) is not None
 
 
 def require_replaceable(output: str, artefact: str, *, overwrite: bool) -> State:

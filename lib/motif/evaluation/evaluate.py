@@ -12,7 +12,8 @@ from motif import adjectives
 from motif.adjectives import EncodeTexts
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
-from motif.encoder.encoder import Encoder, resolve
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 from motif.errors import InputError, MotifError
 from motif.evaluation import adjective_truth, similarity
 from motif.evaluation.adjective_truth import AdjectiveScore, AdjectiveVectors

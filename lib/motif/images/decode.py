@@ -1,9 +1,13 @@
 """From the bytes of an image file to upright RGB, or a class of failure.
 
 Decided, per kind of file:
-  CMYK and Lab become RGB by Pillow's conversion (embedded colour profiles are not applied);
+  embedded colour profiles are not applied, and CMYK and Lab become RGB by Pillow's conversion:
+  the encoders learned from pictures that open_clip's own transform read so, and a profile that
+  half of all tools drop on the way must not move a repost's embedding;
   16-bit grey is scaled to 8 bits; palettes are expanded; transparency is laid on white;
   EXIF orientation is applied; of an animation the first frame is taken.
+
+`benchmarks/decode.py` measures the speed, the embeddings and the hashes; RESULTS.md keeps them.
 """
 
 import hashlib
@@ -19,6 +23,8 @@ FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"}
 # Larger ones are refused from the header, before a pixel is decoded: 120 Mpx is 360 MB of RGB.
 MAX_PIXELS = 120_000_000
 STRIP_ROWS = 256
+# Box-averaged to about this shorter side before the pHash, which reads 32 x 32 pixels.
+HASH_SIDE = 128
 
 # Pillow's own check only warns up to twice its limit; ours is made before it, and decides alone.
 Image.MAX_IMAGE_PIXELS = None
@@ -45,23 +51,36 @@ class DecodedImage:
     content_hash: str
     """First 32 hexadecimal digits of the file's SHA-256."""
     perceptual_hash: str
-    """ImageHash's 64-bit pHash, 16 hexadecimal digits: nearly equal pictures differ in few bits."""
+    """ImageHash's 64-bit pHash, 16 hexadecimal digits: nearly equal pictures differ in few bits.
+
+    Computed from the upright picture on white, all of it, reduced by whole factors to a shorter
+    side of 128 to 255 pixels; a smaller picture is taken as it is.
+    """
 
 
-def decode(data: bytes) -> DecodedImage:
+def decode(data: bytes, *, shortest_side: int | None = None) -> DecodedImage:
     """Decode a file's bytes.
+
+    Args:
+        data: The whole file.
+        shortest_side: Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size (by a smaller inverse
+            DCT), the smallest of them that leaves both sides at least this long. None, and any
+            other format, for the full size. See `preprocess.wanted_side`.
 
     Raises:
         DecodeError: With the class of the failure; nothing else leaves.
+        ValueError: `shortest_side` is not positive.
     """
+    if shortest_side is not None and shortest_side < 1:
+        raise ValueError(f"shortest_side must be positive, got {shortest_side}")
     if not data:
         raise DecodeError("truncated", "the file is empty")
     try:
         # Pillow warns of odd EXIF, palettes and the like; the picture is what matters here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = _upright_rgb(data)
-            perceptual = str(imagehash.phash(image))
+            image = _upright_rgb(data, shortest_side)
+            perceptual = _perceptual_hash(image)
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
@@ -73,15 +92,23 @@ def decode(data: bytes) -> DecodedImage:
     return DecodedImage(image, hashlib.sha256(data).hexdigest()[:32], perceptual)
 
 
-def _upright_rgb(data: bytes) -> Image.Image:
+def _perceptual_hash(image: Image.Image) -> str:
+    factor = max(min(image.size) // HASH_SIDE, 1)
+    return str(imagehash.phash(image.reduce(factor) if factor > 1 else image))
+
+
+def _upright_rgb(data: bytes, shortest_side: int | None) -> Image.Image:
     with Image.open(io.BytesIO(data)) as opened:
         if opened.format not in FORMATS:
             raise DecodeError("unsupported", f"format {opened.format} is not accepted")
         width, height = opened.size
         if width * height > MAX_PIXELS:
             raise DecodeError("bomb", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+        if shortest_side is not None:
+            opened.draft(None, (shortest_side, shortest_side))  # formats other than JPEG ignore it
         opened.load()
-        return _to_rgb(ImageOps.exif_transpose(opened))
+        ImageOps.exif_transpose(opened, in_place=True)  # or it copies the upright ones
+        return _to_rgb(opened)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,62 +1,424 @@
-"""Bytes of images from wherever their URI points, or a class of failure."""
+"""Bytes of images from wherever their URI points, or a class of failure.
 
+All reads run on fsspec's event loop, in its own thread, so that a read that is given up is really
+ended. Nothing of an error but its class and the store's error code gets into a message: the text
+of an error can hold a signed URL.
+"""
+
+import asyncio
+import errno
+import functools
+import os
+import queue
+import re
+import stat
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    SSOError,
+)
+from fsspec.asyn import get_loop
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
 from motif import storage
-from motif.errors import InputError
 
-MAX_BYTES = 64 * 1024 * 1024
+# Full jitter: a wait is uniform between 0 and 0.5 s, then 1 s, 2 s, ...
+BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)
+
+# AWS advises to ask again for a small object that has not been answered after 2 s. Each attempt
+# waits twice as long as the one before, so that a store that is slow at everything is served too.
+FIRST_ANSWER_SECONDS = 2.0
+
+THROTTLED = {
+    "BandwidthLimitExceeded",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "SlowDown",
+    "SlowDownRead",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+}
+DENIED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # these come with a 400
+NO_CREDENTIALS = (
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchLimits:
+    """What one object, and one process, may take."""
+
+    max_bytes: int = 64 * 1024 * 1024
+    """A larger object is `too_large`; at most one byte more of it is read."""
+    timeout_seconds: float = 60.0
+    """Time for one object, all its attempts and the waits between them together."""
+    attempts: int = 6
+    """How often a throttled, reset, failed or late read is tried in all."""
+    in_flight: int = 32
+    """Reads at once, per process."""
+    buffered_bytes: int = 128 * 1024 * 1024
+    """Bytes of a stream that are under way or wait to be consumed; reading ahead stops there.
+
+    An object larger than this is read while nothing else is.
+    """
+
+
+DEFAULT_LIMITS = FetchLimits()
 
 
 class FetchError(Exception):
     """An object that cannot be read.
 
     Attributes:
-        error_class: `not_found`, `denied`, `timeout`, `too_large` or `unreachable`.
+        error_class: `not_found`, `denied`, `throttled`, `timeout`, `too_large` or `unreachable`.
+        message: One line, without anything secret.
+        attempts: How often it was tried.
     """
 
-    def __init__(self, error_class: str, message: str) -> None:
-        super().__init__(error_class, message)
+    def __init__(self, error_class: str, message: str, attempts: int = 1) -> None:
+        super().__init__(error_class, message, attempts)
         self.error_class = error_class
         self.message = message
+        self.attempts = attempts
 
 
-def fetch(uri: str, *, limit_bytes: int = MAX_BYTES) -> bytes:
+def fetch(uri: str, *, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
     """Read one object.
 
     Raises:
         FetchError: With the class of the failure; nothing else leaves.
     """
-    try:
-        data = storage.read_bytes(uri, limit_bytes=limit_bytes)
-    except InputError as error:
-        raise FetchError("denied", str(error)) from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise FetchError("not_found", "no such file or object") from error
-    except PermissionError as error:
-        raise FetchError("denied", "permission denied") from error
-    except TimeoutError as error:
-        raise FetchError("timeout", str(error) or "timed out") from error
-    except (OSError, ValueError, BotoCoreError, ClientError) as error:
-        # ValueError: a NUL in a path. Others: connections refused or reset, DNS, credentials.
-        raise FetchError("unreachable", f"{type(error).__name__}: {error}") from error
-    if len(data) > limit_bytes:
-        raise FetchError("too_large", f"more than {limit_bytes:,} bytes")
-    return data
+    [result] = fetch_all([uri], limits)
+    if isinstance(result, FetchError):
+        raise result
+    return result
 
 
-def fetch_all(uris: list[str], *, threads: int = 16) -> list[bytes | FetchError]:
+def fetch_all(
+    uris: Sequence[str], limits: FetchLimits = DEFAULT_LIMITS
+) -> list[bytes | FetchError]:
     """Read many objects at once; a failure stands in its object's place, in order."""
+    results = dict(fetch_stream(uris, limits))
+    return [results[index] for index in range(len(uris))]
 
-    def attempt(uri: str) -> bytes | FetchError:
+
+def fetch_stream(
+    uris: Sequence[str], limits: FetchLimits = DEFAULT_LIMITS
+) -> Generator[tuple[int, bytes | FetchError], None, None]:
+    """Read many objects at once, and ahead of the consumer.
+
+    Yields:
+        Index into `uris`, and the bytes or the failure, as they complete; each index once. Reading
+        starts with the first one asked for. Closing the generator ends what is under way.
+    """
+    loop = get_loop()
+    done: queue.SimpleQueue[tuple[int, bytes | FetchError] | None] = queue.SimpleQueue()
+    ended = threading.Event()
+    room = _Room(limits.buffered_bytes, loop)
+
+    async def read_all() -> None:
         try:
-            return fetch(uri)
-        except FetchError as error:
-            return error
+            async with asyncio.TaskGroup() as group:
+                remaining = iter(enumerate(uris))
+                for _ in range(min(limits.in_flight, len(uris))):
+                    group.create_task(_read_some(remaining, limits, room, done.put))
+        finally:
+            done.put(None)
+            ended.set()
 
-    if len(uris) == 1:
-        return [attempt(uris[0])]
-    with ThreadPoolExecutor(max_workers=min(threads, max(len(uris), 1))) as pool:
-        return list(pool.map(attempt, uris))
+    reading = asyncio.run_coroutine_threadsafe(read_all(), loop)
+    try:
+        while (item := done.get()) is not None:
+            room.release(item[0])
+            yield item
+        reading.result()
+    finally:
+        reading.cancel()
+        # Bounded: a garbage collection in the loop's own thread could have closed the generator.
+        ended.wait(timeout=1)
+
+
+async def _read_some(
+    remaining: Iterator[tuple[int, str]],
+    limits: FetchLimits,
+    room: "_Room",
+    put: Callable[[tuple[int, bytes | FetchError]], None],
+) -> None:
+    reader = _reader(asyncio.get_running_loop(), limits.in_flight, storage.s3_endpoint())
+    for index, uri in remaining:
+        await room.until_open()
+        while True:
+            try:
+                result = await reader.read(uri, limits, functools.partial(room.hold, index))
+                break
+            except _NoRoom as full:
+                # Without a slot or a connection meanwhile: the consumer may need one to go on.
+                await room.until_held(index, full.size)
+        room.hold(index, len(result) if isinstance(result, bytes) else 0)
+        put((index, result))
+
+
+class _NoRoom(Exception):
+    """The object does not fit beside what is held now."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+class _Room:
+    """The bytes that a stream holds, by index; a thread of any kind may hold and release."""
+
+    def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._limit = limit
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._held: dict[int, int] = {}
+        self._released: set[int] = set()
+        self._total = 0
+        self._in_line = 0  # objects that wait for room
+        self._waiting = 0  # coroutines that wait for any change
+        self._changed = asyncio.Event()
+
+    def hold(self, index: int, size: int) -> None:
+        """Hold `size` bytes for an object, instead of what it held before.
+
+        Raises:
+            _NoRoom: Not beside the others, so that it holds nothing now; alone, an object of any
+                size has room, and to hold less is never refused. Or it was released: a thread that
+                hung, and was given up, comes too late.
+        """
+        with self._lock:
+            held = self._held.get(index, 0)
+            others = self._total - held
+            refused = size > held and others and others + size > self._limit
+            if index in self._released:
+                raise _NoRoom(size)
+            # Two that each kept a part and waited for the rest would wait for ever.
+            self._held[index] = 0 if refused else size
+            self._total = others + self._held[index]
+        if refused:
+            raise _NoRoom(size)
+
+    def release(self, index: int) -> None:
+        """Hold nothing for an object ever after."""
+        with self._lock:
+            self._total -= self._held.pop(index)
+            self._released.add(index)
+        if self._waiting:
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def until_held(self, index: int, size: int) -> None:
+        """Wait for room and hold it; until then no other object is begun."""
+
+        def held() -> bool:
+            try:
+                self.hold(index, size)
+            except _NoRoom:
+                return False
+            return True
+
+        self._in_line += 1
+        try:
+            await self._until(held)
+        finally:
+            self._in_line -= 1
+            self._changed.set()
+
+    async def until_open(self) -> None:
+        """Wait until another object may be begun."""
+        await self._until(lambda: self._total < self._limit and not self._in_line)
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        self._waiting += 1  # before the first look, or a release after it would wake nobody
+        try:
+            while not reached():
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            self._waiting -= 1
+
+
+@functools.cache
+def _reader(loop: asyncio.AbstractEventLoop, in_flight: int, endpoint: str | None) -> "_Reader":
+    # By the loop, as a forked process has another: its parent's connections are not its own.
+    return _Reader(in_flight)
+
+
+class _Reader:
+    """What all streams of a process share: slots, connections, and threads for local files."""
+
+    def __init__(self, in_flight: int) -> None:
+        self._slots = asyncio.Semaphore(in_flight)
+        self._threads = ThreadPoolExecutor(in_flight, "motif-fetch")
+        self._in_flight = in_flight
+
+    @functools.cached_property
+    def _s3(self) -> Any:
+        return storage.s3_without_retries(connections=self._in_flight)
+
+    async def read(
+        self, uri: str, limits: FetchLimits, hold: Callable[[int], None]
+    ) -> bytes | FetchError:
+        """Read one object, in as many attempts as it takes.
+
+        Args:
+            uri: What to read.
+            limits: Its bounds.
+            hold: Called with its size before it is read; raises _NoRoom to leave it for later.
+        """
+        if storage.scheme(uri) not in storage.SCHEMES:
+            return FetchError("denied", "only local paths and s3:// are read")
+        tries = 0
+        async with self._slots:
+            try:
+                async with asyncio.timeout(limits.timeout_seconds):
+                    async for attempt in AsyncRetrying(
+                        retry=retry_if_exception(_passes),
+                        wait=BACK_OFF,
+                        stop=stop_after_attempt(limits.attempts)
+                        | stop_before_delay(limits.timeout_seconds),
+                        reraise=True,
+                    ):
+                        with attempt:
+                            tries += 1
+                            if storage.scheme(uri) == "s3":
+                                answer_seconds = FIRST_ANSWER_SECONDS * 2 ** (tries - 1)
+                                return await self._read_s3(uri, limits, hold, answer_seconds)
+                            return await self._read_local(uri, limits, hold)
+                raise AssertionError("the last attempt returns or raises")
+            except _NoRoom:
+                raise
+            except Exception as error:  # noqa: BLE001 (three libraries parse what a server sends)
+                failure = _classify(error)
+                return FetchError(failure.error_class, failure.message, tries)
+
+    async def _read_local(
+        self, uri: str, limits: FetchLimits, hold: Callable[[int], None]
+    ) -> bytes:
+        def read() -> bytes:
+            try:
+                path = Path(storage.absolute(uri))
+                status = path.stat()
+            except ValueError:
+                raise FileNotFoundError(errno.ENOENT, "a NUL in a path") from None
+            if not stat.S_ISREG(status.st_mode):
+                # A pipe or a device has no end, and would be waited for.
+                raise FileNotFoundError(errno.ENOENT, "not a regular file")
+            if status.st_size > limits.max_bytes:
+                raise _too_large(limits)
+            hold(status.st_size)
+            with path.open("rb") as file:
+                return file.read(status.st_size)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+    async def _read_s3(
+        self, uri: str, limits: FetchLimits, hold: Callable[[int], None], answer_seconds: float
+    ) -> bytes:
+        bucket, key, _ = self._s3.split_path(uri.partition("://")[2])
+        await self._s3.set_session()  # looks for credentials, which may take longer than an answer
+        async with asyncio.timeout(answer_seconds):
+            # Without a range, an empty object is no error, and the size comes with the answer.
+            answer = await self._s3._call_s3("get_object", Bucket=bucket, Key=key)
+        body = answer["Body"]
+        try:
+            size = answer.get("ContentLength", limits.max_bytes)
+            if size > limits.max_bytes:
+                raise _too_large(limits)
+            hold(size)
+            chunks, unread = [], size
+            # Also after the last byte: the empty read compares length and checksum.
+            while chunk := await body.read(unread + 1):
+                chunks.append(chunk)
+                unread -= len(chunk)
+                if unread < 0:
+                    raise _too_large(limits)
+            return b"".join(chunks)
+        finally:
+            body.close()
+
+
+class _Failure(NamedTuple):
+    error_class: str
+    message: str
+    passing: bool
+    """Whether another attempt may go better."""
+
+
+def _too_large(limits: FetchLimits) -> FetchError:
+    return FetchError("too_large", f"more than {limits.max_bytes:,} bytes")
+
+
+def _passes(error: BaseException) -> bool:
+    return (
+        isinstance(error, Exception) and not isinstance(error, _NoRoom) and _classify(error).passing
+    )
+
+
+def _classify(error: Exception) -> _Failure:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ClientError):
+            return _classify_answer(cause)
+        cause = cause.__cause__
+    name = type(error).__name__
+    match error:
+        case FetchError():
+            return _Failure(error.error_class, error.message, passing=False)
+        case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
+            return _Failure("not_found", "no such file", passing=False)
+        case ParamValidationError():
+            return _Failure("not_found", "not the name of a bucket and a key", passing=False)
+        case PermissionError():
+            return _Failure("denied", "permission denied", passing=False)
+        case OSError(errno=errno.ENAMETOOLONG | errno.ELOOP as number):
+            return _Failure("not_found", os.strerror(number), passing=False)
+        case _ if isinstance(error, NO_CREDENTIALS):
+            return _Failure("denied", f"no AWS credentials ({name})", passing=False)
+        case TimeoutError() | ConnectTimeoutError() | ReadTimeoutError():
+            return _Failure("timeout", "not read in time", passing=True)
+        case OSError(errno=int(number)):
+            return _Failure("unreachable", f"{name}: {os.strerror(number)}", passing=True)
+    return _Failure("unreachable", name, passing=True)
+
+
+def _classify_answer(error: ClientError) -> _Failure:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    # The server's own words otherwise; S3's codes are single words.
+    shown = code if re.fullmatch(r"[A-Za-z.]{1,64}", code) else ""
+    message = f"the store answered {status} {shown}".rstrip()
+    if code in THROTTLED or status in (429, 503):
+        return _Failure("throttled", message, passing=True)
+    if code == "RequestTimeout" or status == 408:
+        return _Failure("timeout", message, passing=True)
+    if status == 404:
+        return _Failure("not_found", message, passing=False)
+    if status in (401, 403) or code in DENIED:
+        return _Failure("denied", message, passing=False)
+    return _Failure("unreachable", message, passing=status == 409 or status >= 500)

@@ -1,24 +1,17 @@
-"""Reading IMAGES: a manifest file (CSV, JSON lines, Parquet) or a folder of creators."""
+"""From the raw rows of a manifest to IMAGES: ids, text, times; rows without creator or URI."""
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 
 from motif import schemas, storage
 from motif.errors import InputError
-
-log = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-_TEXT_COLUMNS = ("image_id", "creator_id", "uri", "version", "posted_at")
+from motif.images import source
 
 
 @dataclass(frozen=True)
@@ -40,40 +33,85 @@ class Manifest:
 
 
 def read_images(uri: str, *, carry: Sequence[str] = ()) -> Manifest:
-    """Read a manifest or a folder with one subfolder per creator.
+    """Read all of a manifest or folder at once, for sets that fit in memory.
 
     Args:
-        uri: A `.csv`, `.jsonl`, `.ndjson`, `.json` or `.parquet` file, or a folder.
+        uri: As for `source.find`.
         carry: Further manifest columns that travel into EMBEDDINGS.
 
     Raises:
         InputError: Nothing there, a column is missing, no images, two different rows of one id.
     """
-    fs, path = storage.open_filesystem(uri)
-    if not fs.exists(path):
-        raise InputError(f"--images {uri} does not exist")
-    if fs.isdir(path):
-        if carry:
-            raise InputError(
-                f"--carry {','.join(carry)}: {uri} is a folder, which has no columns to carry;"
-                " pass a manifest file"
-            )
-        table = _read_folder(uri)
-    else:
-        table = _read_file(uri)
-    names = table.schema.names
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"manifest {uri} has the column {twice[0]!r} twice")
+    pieces = source.find(uri)
+    fields = carried_fields(pieces, carry)
+    images, rejected, rows = [], [], 0
+    for piece in pieces:
+        for first_row, table in source.read(piece):
+            good, bad = to_images(table, piece.uri, carried=fields, first_row=first_row)
+            images.append(good)
+            rejected.append(bad)
+            rows += table.num_rows
+    require_rows(rows, uri)
+    kept = pa.concat_tables(images)
+    unique = collapse(kept, uri)
+    return Manifest(
+        images=unique,
+        rejected=pa.concat_tables(rejected),
+        duplicates=kept.num_rows - unique.num_rows,
+        rows=rows,
+    )
+
+
+def require_rows(rows: int, uri: str) -> None:
+    """Refuse a manifest or a listing with nothing in it.
+
+    Raises:
+        InputError: `rows` is 0.
+    """
+    if not rows:
+        raise InputError(
+            f"--images {uri} names no images: it holds no images in creators' folders, or no rows"
+        )
+
+
+def carried_fields(pieces: Sequence[source.Piece], carry: Sequence[str]) -> list[pa.Field]:
+    """Return the types of the carried columns, as the first piece has them.
+
+    Raises:
+        InputError: A name is taken, or the manifest lacks it.
+    """
     if reserved := sorted(schemas.RESERVED.intersection(carry)):
         raise InputError(
             f"--carry {reserved[0]}: EMBEDDINGS has a column {reserved[0]!r} of its own; rename the"
             " manifest's"
         )
+    if carry and pieces[0].folders is not None:
+        raise InputError(
+            f"--carry {','.join(carry)}: {pieces[0].uri} is a folder, which has no columns to"
+            " carry; pass a manifest file"
+        )
+    if not carry:
+        return []
+    _, table = next(source.read(pieces[0]))
+    _require_columns(table, pieces[0].uri, carry)
+    return [_plain(table.schema.field(name)) for name in carry if name not in schemas.IMAGES.names]
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """Return a field whose categories, such as pandas writes, are the values themselves."""
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    # Few of Arrow's functions know views yet.
+    return field.with_type(pa.string() if pa.types.is_string_view(kind) else kind)
+
+
+def _require_columns(table: pa.Table, uri: str, carry: Sequence[str]) -> None:
+    names = table.schema.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"manifest {uri} has the column {twice[0]!r} twice")
     if missing := [name for name in ("creator_id", "uri", *carry) if name not in names]:
         raise InputError(f"manifest {uri} lacks the column {missing[0]!r}; it has {names}")
-    if not table.num_rows:
-        raise InputError(f"{uri} names no images")
-    return _to_manifest(table, uri, list(carry))
 
 
 def bucket_of(creator_id: str, buckets: int) -> int:
@@ -82,123 +120,104 @@ def bucket_of(creator_id: str, buckets: int) -> int:
     return int.from_bytes(digest[:8], "big") % buckets
 
 
-def _read_file(uri: str) -> pa.Table:
-    suffix = uri.rsplit(".", 1)[-1].lower()
-    if suffix not in ("csv", "jsonl", "ndjson", "json", "parquet"):
-        raise InputError(f"--images {uri}: expected a folder or a .csv, .jsonl or .parquet file")
-    if suffix == "parquet":
-        return storage.read_parquet(uri)
-    source = pa.BufferReader(storage.read_bytes(uri))
-    try:
-        if suffix == "csv":
-            return pyarrow.csv.read_csv(
-                source,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(_TEXT_COLUMNS, pa.string()),
-                    strings_can_be_null=False,
-                ),
-            )
-        return _read_json(source)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"manifest {uri} cannot be read: {error}") from error
+def buckets_of(creator_ids: pa.ChunkedArray, buckets: int) -> np.ndarray:
+    """Return the bucket of each row; every creator is hashed once."""
+    codes = creator_ids.combine_chunks().dictionary_encode()
+    if isinstance(codes, pa.ChunkedArray):
+        codes = codes.combine_chunks()
+    found = np.array([bucket_of(c, buckets) for c in codes.dictionary.to_pylist()], np.int32)
+    return found[codes.indices.to_numpy(zero_copy_only=False)]
 
 
-def _read_json(source: pa.BufferReader) -> pa.Table:
-    table = pyarrow.json.read_json(source)
-    # Text that looks like a date is taken for one; an id must stay what it was.
-    dates = [
-        name
-        for name in _TEXT_COLUMNS
-        if name in table.schema.names and pa.types.is_timestamp(table.schema.field(name).type)
-    ]
-    if not dates:
-        return table
-    source.seek(0)
-    return pyarrow.json.read_json(
-        source,
-        parse_options=pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema([(name, pa.string()) for name in dates])
-        ),
-    )
+def to_images(
+    table: pa.Table, uri: str, *, carried: Sequence[pa.Field], first_row: int = 0
+) -> tuple[pa.Table, pa.Table]:
+    """Bring raw rows into the schema of IMAGES.
 
+    Args:
+        table: As the file has them.
+        uri: Of the file, for relative URIs and for refusals.
+        carried: Fields that travel along.
+        first_row: Number of the table's first row in the file.
 
-def _read_folder(uri: str) -> pa.Table:
-    fs, root = storage.open_filesystem(uri)
-    rows, ignored = [], 0
-    found: dict[str, dict] = fs.find(root, detail=True)  # type: ignore[assignment]
-    for path, info in sorted(found.items()):
-        parts = path[len(root) :].strip("/").split("/")
-        if any(part.startswith(".") for part in parts):
-            continue
-        if len(parts) < 2 or not path.lower().endswith(IMAGE_SUFFIXES):
-            ignored += 1
-            continue
-        if not _is_unicode(path):
-            log.warning("left out %a: its name is not UTF-8", path)
-            continue
-        full = fs.unstrip_protocol(path) if storage.scheme(uri) == "s3" else path
-        rows.append({"creator_id": parts[0], "uri": full, "version": _version(info)})
-    if ignored:
-        log.info("ignored %d files of %s that are no images in a creator's subfolder", ignored, uri)
-    if not rows:
-        raise InputError(
-            f"{uri} holds no images; expected one subfolder per creator with image files in it"
-        )
-    return pa.Table.from_pylist(rows)
+    Returns:
+        IMAGES rows with the carried columns, repeated rows among them, and the FAILURES rows of
+        those that name no creator or no URI.
 
-
-def _is_unicode(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _version(info: dict) -> str:
-    if "ETag" in info:
-        return str(info["ETag"]).strip('"')
-    return f"{datetime.fromtimestamp(info['mtime'], tz=UTC).isoformat()}-{info['size']}"
-
-
-def _to_manifest(table: pa.Table, uri: str, carry: list[str]) -> Manifest:
-    columns = {name: _text_column(table, name, uri) for name in ("creator_id", "uri")}
-    creators, uris = columns["creator_id"].to_pylist(), columns["uri"].to_pylist()
-    valid = [bool(c and c.strip() and u and u.strip()) for c, u in zip(creators, uris, strict=True)]
+    Raises:
+        InputError: A column is missing or of a type that cannot be meant.
+    """
+    _require_columns(table, uri, [field.name for field in carried])
+    creators, uris = (_text_column(table, name, uri) for name in ("creator_id", "uri"))
+    valid = pc.and_(_has_text(creators), _has_text(uris))
     rejected = pa.Table.from_pylist(
-        list(_rejections(valid, creators, uris, uri)), schema=schemas.FAILURES
+        list(_rejections(valid, creators, uris, uri, first_row)), schema=schemas.FAILURES
     )
-    resolved = _resolve(uris, uri)
-    if "image_id" in table.schema.names:
-        ids = _text_column(table, "image_id", uri).to_pylist()
-        if any(ok and not i for ok, i in zip(valid, ids, strict=True)):
-            raise InputError(f"manifest {uri}: an image_id is empty; fill it or drop the column")
-    else:
-        ids = [image_id(c or "", u or "") for c, u in zip(creators, resolved, strict=True)]
-    full = {
-        "image_id": pa.array(ids, pa.string()),
-        "creator_id": columns["creator_id"],
-        "uri": pa.array(resolved, pa.string()),
+    columns = {
+        "creator_id": creators,
+        "uri": _resolve(uris, uri),
         "version": _text_column(table, "version", uri),
         "posted_at": _posted_at(table, uri),
-        **{name: table[name] for name in carry if name not in schemas.IMAGES.names},
+        **{field.name: _carried(table[field.name], field, uri) for field in carried},
     }
-    kept = pa.table(full).filter(pa.array(valid))
-    unique = _collapse(kept, uri)
-    fields = [kept.schema.field(name) for name in kept.schema.names[len(schemas.IMAGES) :]]
-    return Manifest(
-        images=schemas.conform(unique, schemas.images(fields)),
-        rejected=rejected,
-        duplicates=kept.num_rows - unique.num_rows,
-        rows=table.num_rows,
-    )
+    if own_ids := "image_id" in table.schema.names:
+        columns["image_id"] = _text_column(table, "image_id", uri)
+    rows = pa.table(columns).filter(valid)
+    if own_ids:
+        if not pc.all(pc.fill_null(pc.not_equal(rows["image_id"], ""), False)).as_py():
+            raise InputError(f"manifest {uri}: an image_id is empty; fill it or drop the column")
+    else:
+        pairs = zip(rows["creator_id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
+        ids = [image_id(creator, at) for creator, at in pairs]
+        rows = rows.append_column("image_id", pa.array(ids, pa.string()))
+    return schemas.conform(rows, schemas.images(carried)), rejected
 
 
 def image_id(creator_id: str, uri: str) -> str:
     """Return the default id: 32 hexadecimal digits of the hash of (creator_id, uri)."""
     text = json.dumps([creator_id, uri], ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def collapse(rows: pa.Table, uri: str) -> pa.Table:
+    """Drop rows that repeat another; refuse two different rows of one id.
+
+    Raises:
+        InputError: Names the id and both rows' creators and URIs.
+    """
+    codes = rows["image_id"].combine_chunks().dictionary_encode()
+    if isinstance(codes, pa.ChunkedArray):
+        codes = codes.combine_chunks()
+    if len(codes.dictionary) == rows.num_rows:
+        return rows
+    code = codes.indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(code, return_index=True)
+    repeats = np.setdiff1d(np.arange(rows.num_rows), first, assume_unique=True)
+    one, other = rows.take(repeats), rows.take(first[code[repeats]])
+    if not one.equals(other):
+        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+        for a, b in pairs:
+            if json.dumps(a, default=str) != json.dumps(b, default=str):
+                raise InputError(
+                    f"manifest {uri}: two different rows have one image_id {a['image_id']!r}"
+                    f" (creator {b['creator_id']!r}, uri {b['uri']!r} and creator"
+                    f" {a['creator_id']!r}, uri {a['uri']!r}); give each image its own"
+                )
+    return rows.take(np.sort(first))
+
+
+def _carried(column: pa.ChunkedArray, field: pa.Field, uri: str) -> pa.ChunkedArray:
+    try:
+        return _decoded(column).cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(
+            f"manifest {uri}: the carried column {field.name!r} is {column.type} here and"
+            f" {field.type} in what was read before: {error}"
+        ) from error
+
+
+def _has_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(column), ""), False)
 
 
 def _text_column(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
@@ -257,44 +276,33 @@ def _parse_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.coalesce(with_zone, pc.assume_timezone(without, "UTC"))
 
 
-def _resolve(uris: list[str | None], manifest: str) -> list[str | None]:
+def _resolve(uris: pa.ChunkedArray, manifest: str) -> pa.ChunkedArray:
+    """Take relative URIs from the manifest's own folder."""
+    absolute = pc.or_(pc.match_substring(uris, "://"), pc.starts_with(uris, "/"))
+    if not len(uris) or pc.all(absolute).as_py():
+        return uris
     folder = storage.absolute(manifest).rsplit("/", 1)[0]
-    return [
-        u if not u or "://" in u or u.startswith("/") else storage.join(folder, u) for u in uris
-    ]
+    return pc.if_else(absolute, uris, pc.binary_join_element_wise(folder, uris, "/"))
 
 
 def _rejections(
-    valid: list[bool], creators: list[str | None], uris: list[str | None], manifest: str
+    valid: pa.ChunkedArray,
+    creators: pa.ChunkedArray,
+    uris: pa.ChunkedArray,
+    manifest: str,
+    first_row: int,
 ) -> Iterator[dict]:
-    for row, ok in enumerate(valid):
-        if not ok:
-            lacking = "uri" if creators[row] and str(creators[row]).strip() else "creator_id"
-            yield {
-                "image_id": f"row-{row}",
-                "creator_id": creators[row],
-                "uri": uris[row],
-                "stage": "manifest",
-                "error_class": "invalid_row",
-                "message": f"row {row} of {manifest} has an empty {lacking}",
-                "attempts": 1,
-            }
-
-
-def _collapse(table: pa.Table, uri: str) -> pa.Table:
-    """Drop rows that repeat another; refuse two different rows of one id."""
-    if pc.count_distinct(table["image_id"]).as_py() == table.num_rows:
-        return table
-    first: dict[str, tuple[int, str]] = {}
-    keep = []
-    for index, row in enumerate(table.to_pylist()):
-        text = json.dumps(row, default=str, sort_keys=True)
-        known = first.setdefault(row["image_id"], (index, text))
-        if known[0] == index:
-            keep.append(index)
-        elif known[1] != text:
-            raise InputError(
-                f"manifest {uri}: two different rows have one image_id {row['image_id']!r}"
-                f" (creator {row['creator_id']!r}, uri {row['uri']!r}); give each image its own"
-            )
-    return table.take(keep)
+    for index in np.flatnonzero(~valid.to_numpy()):
+        row = first_row + int(index)
+        creator, uri = creators[int(index)].as_py(), uris[int(index)].as_py()
+        lacking = "uri" if creator and creator.strip() else "creator_id"
+        yield {
+            "image_id": f"{manifest.rsplit('/', 1)[-1]}#{row}",
+            "creator_id": creator,
+            "uri": uri,
+            "version": None,
+            "stage": "manifest",
+            "error_class": "invalid_row",
+            "message": f"row {row} of {manifest} has an empty {lacking}",
+            "attempts": 1,
+        }

@@ -1,13 +1,16 @@
-"""IMAGES -> staged EMBEDDINGS and FAILURES: fetch and decode in tasks, encode in actors, write.
+"""The pipeline IMAGES -> staged EMBEDDINGS and FAILURES: fetch and decode, encode, write.
 
-Fetch and decode are one task, so that the plan reserves one CPU beside the encoder's sliver of
-one and runs on two CPUs. Errors are caught per row; a row that failed travels on without pixels.
+Fetch and decode are one task, so that bytes never travel, and what a plan reserves leaves room for
+the encoder's and the writer's slivers of a CPU. Errors are caught per row; a row that failed
+travels on without pixels.
 """
 
 import logging
+import queue
+import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,104 +21,101 @@ import ray.data
 import torch
 
 from motif import schemas
-from motif.artefacts import embeddings
-from motif.encoder.encoder import Encoder, resolve
-from motif.errors import MotifError, SpaceError
-from motif.images.manifest import bucket_of
-from motif.images.plan import Plan
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
+from motif.errors import MotifError, NoProgress, SpaceError
+from motif.images.fetch import FetchLimits
+from motif.images.plan import Request
 from motif.on_ray import image_rows, session
+from motif.on_ray.plan import Segment
+from motif.on_ray.pulse import Pulse
+from motif.progress import Progress, StageCounts
 from motif.space import Space
 
 log = logging.getLogger(__name__)
 
-ENCODER_CPUS = 0.01  # a whole one would starve decoding on two CPUs
+DECODE_CPUS = 0.9  # with two CPUs, two of them leave room for what follows
+ENCODER_CPUS = 0.01
 WRITER_CPUS = 0.1
-ROWS_PER_PART = 128
-LOG_EVERY_SECONDS = 5.0
+CPU_BATCH, GPU_BATCH = 64, 256
+MIN_CHUNK, MAX_CHUNK = 64, 1024
+CHUNKS_PER_CPU = 8
+MIN_PART, MAX_PART = 64, 2048
 
 
-@dataclass
-class Progress:
-    """What has been staged so far; logs a line every few seconds."""
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the cluster has for a run, and how the run shares it out."""
 
-    planned: int
-    embedded: int = 0
-    failed: int = 0
-    busy_seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("fetch", "decode", "encode", "write"), 0.0)
-    )
-    """Of each stage, summed over its workers."""
-    precisions: set[str] = field(default_factory=set)
-    """That the encoders worked in."""
-    started: float = field(default_factory=time.perf_counter)
-    _first: tuple[float, int] | None = None
-    _logged: float = 0.0
+    cpus: int
+    gpus: int
+    encoders: int
+    gpus_per_encoder: float
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Count one staged part."""
-        now = time.perf_counter()
-        self.embedded += row["embedded"]
-        self.failed += row["failed"]
-        self.precisions.update(row["precisions"])
-        for stage in self.busy_seconds:
-            self.busy_seconds[stage] += row[stage]
-        # Steady state: from the first part on, so that start-up does not count as slowness.
-        self._first = self._first or (now, self.done)
-        if now - self._logged > LOG_EVERY_SECONDS or self.done == self.planned:
-            self._logged = now
-            rate = self.images_per_second(now)
-            left = f", {(self.planned - self.done) / rate:.0f} s left" if rate else ""
-            log.info(
-                "encoded %d of %d images, %d failed, %.1f images/s%s",
-                *(self.done, self.planned, self.failed, rate, left),
-            )
+    @classmethod
+    def of_cluster(cls, *, encoders_per_gpu: int) -> "Resources":
+        """Look at the cluster as it is now.
 
-    @property
-    def done(self) -> int:
-        """Images that were encoded or failed."""
-        return self.embedded + self.failed
+        Raises:
+            InputError: It cannot hold the plan; Ray would wait for ever.
+        """
+        have = ray.cluster_resources()
+        gpus = int(have.get("GPU", 0))
+        # Without GPUs, one encoder on every node: its threads take all cores.
+        encoders = gpus * encoders_per_gpu or session.cpu_nodes()
+        session.require(cpus=DECODE_CPUS + WRITER_CPUS + encoders * ENCODER_CPUS, what="encoding")
+        return cls(
+            cpus=int(have.get("CPU", 1)),
+            gpus=gpus,
+            encoders=encoders,
+            gpus_per_encoder=1 / encoders_per_gpu if gpus else 0,
+        )
 
-    def images_per_second(self, now: float) -> float:
-        """Return the rate, without start-up where there is enough to tell."""
-        since, before = self._first or (self.started, 0)
-        if now - since < 1.0 or self.done == before:
-            since, before = self.started, 0
-        return (self.done - before) / max(now - since, 1e-9)
+    def batch_size(self, wanted: int) -> int:
+        """Return the images of a batch; `wanted` 0 chooses."""
+        return wanted or (GPU_BATCH if self.gpus else CPU_BATCH)
 
-    def summary(self) -> dict[str, Any]:
-        """Return rates per stage and the stage that takes the most of a machine's time."""
-        rates = {
-            stage: round(self.done / seconds, 1) if seconds else None
-            for stage, seconds in self.busy_seconds.items()
-        }
-        return {
-            "images_per_busy_second": rates,
-            "images_per_second": round(self.images_per_second(time.perf_counter()), 1),
-            "bottleneck": max(self.busy_seconds, key=lambda stage: self.busy_seconds[stage]),
-        }
+    def chunk_rows(self, images: int, batch: int) -> int:
+        """Return the images of a task: many tasks for each CPU, but whole batches."""
+        rows = min(max(images // (CHUNKS_PER_CPU * self.cpus), MIN_CHUNK), MAX_CHUNK)
+        return max(rows // batch, 1) * batch
+
+    def part_rows(self, images: int) -> int:
+        """Return the images of a staged file: small ones lose little when a run is cut off."""
+        return min(max(images // 64, MIN_PART), MAX_PART)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """How each actor loads its encoder."""
+
+    encoder: str
+    """`--encoder`, absolute."""
+    space: Space
+    float32: bool = False
+    compile: bool = False
+    features: bool = False
 
 
 class EncodeImages:
     """Actor: pixels -> `embedding` and perhaps `features`; loads the model where the GPU is."""
 
-    def __init__(
-        self,
-        *,
-        encoder: str,
-        float32: bool,
-        space: Space,
-        with_features: bool,
-    ) -> None:
+    def __init__(self, settings: EncoderSettings, pulse: Pulse) -> None:
         if not ray.get_gpu_ids():
             # Ray gives one OpenMP thread to an actor with a fraction of a CPU.
             torch.set_num_threads(session.cpus_of_this_node())
-        self._with_features = with_features
+        self._with_features = settings.features
+        self._pulse = pulse
         # Raised with the first batch: of an actor that dies at birth, Ray passes on only the text.
         self._refusal: MotifError | None = None
+        space = settings.space
         try:
             # By name: files and caches are elsewhere on this node, and so may be its precision.
-            precision = torch.float32 if float32 else None
-            self._encoder = Encoder(resolve(encoder), precision=precision)
+            self._encoder = Encoder(
+                resolve(settings.encoder),
+                precision=torch.float32 if settings.float32 else None,
+                compile=settings.compile,
+            )
         except MotifError as error:
             self._refusal = error
             return
@@ -130,139 +130,152 @@ class EncodeImages:
         if self._refusal is not None:
             raise self._refusal
         start = time.perf_counter()
-        usable = pc.is_valid(rows["pixels"])
-        size = self._encoder.space.preprocess.size
-        pixels = np.zeros((rows.num_rows, size, size, 3), np.uint8)
-        index = np.flatnonzero(usable.to_numpy(zero_copy_only=False))
-        for i in index:
-            pixels[i] = np.frombuffer(rows["pixels"][int(i)].as_buffer(), np.uint8).reshape(
-                size, size, 3
-            )
-        # Failed rows are encoded as black squares and then nulled: batches keep one shape.
-        encoded = self._encoder.encode_images(pixels)
+        usable = pc.is_valid(rows["pixels"]).to_numpy()
+        encoded = self._encoder.encode_images(self._pixels(rows))
         finite = np.asarray(np.isfinite(encoded.embedding).all(axis=1))
-        valid = np.zeros(rows.num_rows, bool)
-        valid[index] = finite[index]
-        bad = pa.array(~finite) if not finite.all() else None
+        valid = usable & finite
         rows = rows.drop_columns(["pixels"])
-        if bad is not None:
-            rows = _mark(rows, pc.and_(bad, usable))
+        if not finite[usable].all():
+            rows = _mark(rows, pa.array(usable & ~finite))
         rows = rows.append_column("embedding", schemas.vector_array(encoded.embedding, valid))
         if self._with_features:
             rows = rows.append_column("features", schemas.vector_array(encoded.features, valid))
         precision = str(self._encoder.precision).removeprefix("torch.")
-        rows = rows.append_column("precision", pa.array([precision] * rows.num_rows, pa.string()))
         seconds = (time.perf_counter() - start) / max(rows.num_rows, 1)
+        self._pulse.beat("encode", rows.num_rows, "")
         return rows.append_column(
-            "encode_seconds", pa.array([seconds] * rows.num_rows, pa.float32())
-        )
+            "precision", pa.array([precision] * rows.num_rows, pa.string())
+        ).append_column("encode_seconds", pa.array([seconds] * rows.num_rows, pa.float32()))
+
+    def _pixels(self, rows: pa.Table) -> np.ndarray:
+        """Return the batch's pixels; failed rows are black, so that batches keep one shape."""
+        size = self._encoder.space.preprocess.size
+        pixels = np.zeros((rows.num_rows, size, size, 3), np.uint8)
+        for index, value in enumerate(v for c in rows["pixels"].chunks for v in c):
+            if value.is_valid:
+                flat = np.frombuffer(value.as_buffer(), np.uint8)
+                pixels[index] = flat.reshape(size, size, 3)
+        return pixels
 
 
-def _mark(rows: pa.Table, bad: pa.ChunkedArray) -> pa.Table:
+def _mark(rows: pa.Table, bad: pa.Array) -> pa.Table:
     """Class rows whose embedding is not finite as failures of the encoder."""
     failure = image_rows.failure("encode", "encoder", "the embedding is not finite")
     for name, value in failure.items():
-        column = pc.if_else(bad, value, rows[name])
+        column = pc.if_else(bad, pa.scalar(value, rows[name].type), rows[name])
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
 
 
 def run_pipeline(
-    images: pa.Table,
-    plan: Plan,
-    staging: str,
+    request: Request,
+    chunks: list[list[Segment]],
+    progress: Progress,
     *,
-    encoder: str,
+    settings: EncoderSettings,
+    resources: Resources,
     batch_size: int,
-    float32: bool,
-) -> Progress:
-    """Encode the `images` of a plan that are still to do into the staging folders.
-
-    Returns:
-        What was staged, and where the time went.
+    part_rows: int,
+    limits: FetchLimits,
+    full_decode: bool,
+    stall_seconds: float,
+    between: Callable[[], None],
+) -> None:
+    """Encode what the chunks name into the staging folders.
 
     Raises:
         MotifError: A worker refused to go on.
+        TooManyFailures: The storage or the manifest is broken.
+        NoProgress: Nothing moved for `stall_seconds`.
     """
-    session.configure_data()
-    slices = [images.slice(i, batch_size) for i in range(0, images.num_rows, batch_size)]
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    # Without GPUs, one encoder on every node: its threads take all cores.
-    actors = gpus or session.cpu_nodes()
-    session.require(cpus=1 + WRITER_CPUS + actors * ENCODER_CPUS, what="encoding")
+    pulse = Pulse.start()
+    preprocess = settings.space.preprocess
+    session.configure_data(block_bytes=batch_size * preprocess.size**2 * 3)
     dataset = (
-        ray.data.from_arrow(slices)
+        # Not `range`, whose tasks take a whole CPU each: a node with one, of which the encoder has a
+        # sliver, could never run them.
+        ray.data.from_items(list(range(len(chunks))), override_num_blocks=len(chunks))
         .map_batches(
-            image_rows.FetchAndDecode(plan.space.preprocess).__call__,
+            image_rows.FetchAndDecode(
+                request=request,
+                chunks=chunks,
+                preprocess=preprocess,
+                batch_size=batch_size,
+                limits=limits,
+                full_decode=full_decode,
+                pulse=pulse,
+            ).__call__,
             batch_format="pyarrow",
             batch_size=None,
-            zero_copy_batch=True,
+            num_cpus=DECODE_CPUS,
         )
         .map_batches(
             EncodeImages,
-            fn_constructor_kwargs={
-                "encoder": encoder,
-                "float32": float32,
-                "space": plan.space,
-                "with_features": "features" in plan.schema.names,
-            },
+            fn_constructor_args=(settings, pulse),
             batch_format="pyarrow",
             batch_size=None,
             zero_copy_batch=True,
-            num_gpus=1 if gpus else 0,
+            num_gpus=resources.gpus_per_encoder,
             num_cpus=ENCODER_CPUS,
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=resources.encoders,
+                # A cluster that grows GPUs gets encoders for them; CPUs have all they can use.
+                max_size=None if resources.gpus else resources.encoders,
+            ),
         )
         .map_batches(
-            image_rows.StageRows(staging, plan.schema).__call__,
+            image_rows.StageRows(request, pulse).__call__,
             batch_format="pyarrow",
-            batch_size=ROWS_PER_PART,
+            batch_size=part_rows,
             num_cpus=WRITER_CPUS,
         )
     )
-    progress = Progress(planned=images.num_rows)
-    with session.refusals():
-        for row in dataset.iter_rows():
-            progress.add(row)
-    return progress
+    for row in _watched(dataset, pulse, stall_seconds, lambda: (progress.tick(), between())):
+        progress.add(_counts(row))
 
 
-def finish_buckets(plan: Plan, output: str, staging: str) -> dict[str, Any]:
-    """Make every bucket whole, in parallel, and add up the counts.
+def _watched(dataset: Any, pulse: Pulse, stall_seconds: float, each_second: Callable[[], Any]):
+    """Yield the rows of a dataset; a thread waits for them, so that nobody waits for ever."""
+    results: queue.Queue[Any] = queue.Queue()
+    end = object()
 
-    Returns:
-        Counts that add up: rows = embedded + failed + duplicates.
+    def consume() -> None:
+        try:
+            with session.refusals():
+                for row in dataset.iter_rows():
+                    results.put(row)
+            results.put(end)
+        except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
+            results.put(error)
 
-    Raises:
-        ContractError: A bucket's rows are not those of the plan.
-    """
-    # Ray types no keyword arguments of remote functions.
-    merge: Any = ray.remote(num_cpus=1)(embeddings.finish_bucket)  # type: ignore[call-overload]
-    rejected = np.array(
-        [bucket_of(c or "", plan.buckets) for c in plan.rejected["creator_id"].to_pylist()], int
+    threading.Thread(target=consume, name="motif-pipeline", daemon=True).start()
+    moved = time.monotonic()
+    while True:
+        try:
+            result = results.get(timeout=1.0)
+        except queue.Empty:
+            each_second()
+            if time.monotonic() - moved > stall_seconds:
+                raise NoProgress(
+                    f"no image was finished for {stall_seconds:.0f} s: {pulse.report()};"
+                    f" {session.resources_in_words()}; what was encoded is kept: see Ray's logs,"
+                    " raise --stall-seconds, or run the same command again"
+                ) from None
+            continue
+        moved = time.monotonic()
+        if result is end:
+            return
+        if isinstance(result, BaseException):
+            raise result
+        yield result
+        each_second()
+
+
+def _counts(row: dict[str, Any]) -> StageCounts:
+    return StageCounts(
+        embedded=row["embedded"],
+        failed=dict(zip(row["classes"], row["failed"], strict=True)),
+        seconds={stage: row[stage] for stage in ("fetch", "decode", "encode", "write")},
+        precisions=set(row["precisions"]),
+        example=row["example"],
     )
-    pending = [
-        merge.remote(
-            output,
-            staging,
-            bucket,
-            plan.buckets,
-            expected_ids=plan.images.filter(pc.equal(plan.images["bucket"], bucket))["image_id"],
-            rejected=plan.rejected.filter(pa.array(rejected == bucket)),
-            schema=plan.schema,
-        )
-        for bucket in range(plan.buckets)
-    ]
-    with session.refusals():
-        finished = ray.get(pending)
-    by_class: Counter[str] = Counter()
-    for counts in finished:
-        by_class.update(counts["by_class"])
-    return {
-        "rows": plan.rows,
-        "embedded": sum(counts["embedded"] for counts in finished),
-        "failed": sum(counts["failed"] for counts in finished),
-        "duplicates": plan.duplicates,
-        "creators": sum(counts["creators"] for counts in finished),
-        "failed_by_class": dict(sorted(by_class.items())),
-    }

@@ -1,111 +1,198 @@
-"""The stages of encoding that need no torch: fetch and decode before it, write after it.
+"""The stages beside the encoder: fetch and decode before it, write after it.
 
 They run in processes of their own, which stay small because nothing here loads a model.
 """
 
+import functools
+import os
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.util.metrics
 
 from motif import schemas
-from motif.artefacts import embeddings
+from motif.artefacts import partitions, staging
+from motif.images import plan
 from motif.images.decode import DecodeError, decode
-from motif.images.fetch import FetchError, fetch_all
-from motif.images.preprocess import to_pixels
+from motif.images.fetch import FetchError, FetchLimits, fetch_stream
+from motif.images.plan import Request
+from motif.images.preprocess import to_pixels, wanted_side
+from motif.on_ray.plan import Segment
+from motif.on_ray.pulse import Pulse
 from motif.space import Preprocess
 
-# Bounds the bytes that a task holds: this many files of the largest size allowed.
-FETCHED_AT_ONCE = 16
+# On a machine that also encodes, the encoder goes first: decoding fills the time that it leaves.
+NICENESS = 10
 
 
+@dataclass(frozen=True, kw_only=True)
 class FetchAndDecode:
-    """Task: adds `pixels` (uint8, null where it failed), the hashes and the error columns."""
+    """Task: a chunk's number -> batches with `pixels` (null where it failed), hashes and errors."""
 
-    def __init__(self, preprocess: Preprocess) -> None:
-        self._preprocess = preprocess
+    request: Request
+    chunks: list[list[Segment]]
+    preprocess: Preprocess
+    batch_size: int
+    limits: FetchLimits
+    full_decode: bool
+    pulse: Pulse
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Fetch some objects at once, decode them one after the other, and so on."""
-        fetch_seconds = decode_seconds = 0.0
-        records = []
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Decode what has arrived while the next objects are on their way."""
+        if not os.nice(0):
+            os.nice(NICENESS)
+        for chunk in block["item"].to_pylist():
+            yield from self._batches(read_segments(self.request, self.chunks[chunk]))
+
+    def _batches(self, rows: pa.Table) -> Iterator[pa.Table]:
         uris = rows["uri"].to_pylist()
-        for first in range(0, len(uris), FETCHED_AT_ONCE):
+        records, places = [], []
+        waited = decoded = 0.0
+        self.pulse.beat("decode", 0, uris[0])
+        start = time.perf_counter()
+        for place, data in fetch_stream(uris, self.limits):
+            arrived = time.perf_counter()
+            records.append(self._decode(data))
+            places.append(place)
+            waited += arrived - start
             start = time.perf_counter()
-            fetched = fetch_all(uris[first : first + FETCHED_AT_ONCE])
-            between = time.perf_counter()
-            records += [self._decode(data) for data in fetched]
-            fetch_seconds += (between - start) / max(len(uris), 1)
-            decode_seconds += (time.perf_counter() - between) / max(len(uris), 1)
-        pixel_type = pa.binary(self._preprocess.size**2 * 3)
+            decoded += start - arrived
+            if len(records) == self.batch_size or len(places) == len(uris):
+                self.pulse.beat("decode", len(records), uris[place])
+                yield self._batch(rows.take(places), records, waited, decoded)
+                records, places = [], []
+                waited = decoded = 0.0
+                start = time.perf_counter()
+
+    def _batch(
+        self, rows: pa.Table, records: list[dict[str, Any]], waited: float, decoded: float
+    ) -> pa.Table:
+        pixel_type = pa.binary(self.preprocess.size**2 * 3)
         added = pa.schema(
             [
                 ("pixels", pixel_type),
                 *((name, pa.string()) for name in ("content_hash", "perceptual_hash")),
                 *((name, pa.string()) for name in ("stage", "error_class", "message")),
+                ("attempts", pa.int32()),
             ]
         )
-        for name, column in zip(
-            added.names, pa.Table.from_pylist(records, schema=added).columns, strict=True
+        for field, column in zip(
+            added, pa.Table.from_pylist(records, schema=added).columns, strict=True
         ):
-            rows = rows.append_column(name, column)
-        for name, seconds in (("fetch_seconds", fetch_seconds), ("decode_seconds", decode_seconds)):
-            rows = rows.append_column(name, pa.array([seconds] * rows.num_rows, pa.float32()))
+            rows = rows.append_column(field, column)
+        for name, seconds in (("fetch_seconds", waited), ("decode_seconds", decoded)):
+            each = pa.array([seconds / rows.num_rows] * rows.num_rows, pa.float32())
+            rows = rows.append_column(name, each)
         return rows
 
     def _decode(self, data: bytes | FetchError) -> dict[str, Any]:
         if isinstance(data, FetchError):
-            return failure("fetch", data.error_class, data.message)
+            return failure("fetch", data.error_class, data.message, attempts=data.attempts)
+        side = None if self.full_decode else wanted_side(self.preprocess)
         try:
-            decoded = decode(data)
+            decoded = decode(data, shortest_side=side)
         except DecodeError as error:
             return failure("decode", error.error_class, error.message)
         return {
-            "pixels": to_pixels(decoded.image, self._preprocess).tobytes(),
+            "pixels": to_pixels(decoded.image, self.preprocess).tobytes(),
             "content_hash": decoded.content_hash,
             "perceptual_hash": decoded.perceptual_hash,
         }
 
 
-def failure(stage: str, error_class: str, message: str) -> dict[str, Any]:
+def read_segments(request: Request, segments: Sequence[Segment]) -> pa.Table:
+    """Return rows to encode, with their `bucket`."""
+    tables = []
+    for bucket, start, stop in segments:
+        first, last = start // plan.TODO_BATCH, (stop - 1) // plan.TODO_BATCH
+        table = partitions.read_shares(request.todo(bucket), range(first, last + 1))
+        tables.append(table.slice(start - first * plan.TODO_BATCH, stop - start))
+    return pa.concat_tables(tables).drop_columns(["staged"])
+
+
+def failure(stage: str, error_class: str, message: str, *, attempts: int = 1) -> dict[str, Any]:
     """Return the error columns of a row that failed."""
-    return {"stage": stage, "error_class": error_class, "message": message[:500]}
+    return {
+        "stage": stage,
+        "error_class": error_class,
+        "message": message[:500],
+        "attempts": attempts,
+    }
 
 
 class StageRows:
     """Task: writes rows into the staging folders of their buckets; returns what it did."""
 
-    def __init__(self, staging: str, schema: pa.Schema) -> None:
-        self._staging = staging
-        self._schema = schema
+    def __init__(self, request: Request, pulse: Pulse) -> None:
+        self._request = request
+        self._pulse = pulse
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Write one batch, at most two small files per bucket in it."""
         start = time.perf_counter()
         good = pc.is_valid(rows["embedding"])
-        attempts = pa.array([1] * rows.num_rows, pa.int32())
-        kinds = {
-            "embeddings": (rows.filter(good), self._schema),
-            "failures": (
-                rows.append_column("attempts", attempts).filter(pc.invert(good)),
-                schemas.FAILURES,
-            ),
-        }
-        for kind, (table, schema) in kinds.items():
+        embedded, failed = rows.filter(good), rows.filter(pc.invert(good))
+        for kind, table, schema in (
+            ("embeddings", embedded, self._request.schema),
+            ("failures", failed, schemas.FAILURES),
+        ):
             for bucket in pc.unique(table["bucket"]).to_pylist():
                 part = table.filter(pc.equal(table["bucket"], bucket))
-                embeddings.stage(self._staging, bucket, kind, schemas.conform(part, schema))
+                staging.append(self._request.staging, bucket, kind, schemas.conform(part, schema))
+        classes = Counter(failed["error_class"].to_pylist())
+        seconds = {
+            stage: pc.sum(rows[f"{stage}_seconds"]).as_py()
+            for stage in ("fetch", "decode", "encode")
+        }
+        seconds["write"] = time.perf_counter() - start
+        _measure(embedded.num_rows, classes, seconds)
+        self._pulse.beat("write", rows.num_rows, "")
         return pa.table(
             {
+                "embedded": [embedded.num_rows],
+                "classes": pa.array([list(classes)], pa.list_(pa.string())),
+                "failed": pa.array([list(classes.values())], pa.list_(pa.int64())),
+                "example": pa.array([_example(failed, classes)], pa.string()),
                 "precisions": pa.array(
                     [pc.unique(rows["precision"]).to_pylist()], pa.list_(pa.string())
                 ),
-                "embedded": [kinds["embeddings"][0].num_rows],
-                "failed": [kinds["failures"][0].num_rows],
-                "fetch": [pc.sum(rows["fetch_seconds"]).as_py()],
-                "decode": [pc.sum(rows["decode_seconds"]).as_py()],
-                "encode": [pc.sum(rows["encode_seconds"]).as_py()],
-                "write": [time.perf_counter() - start],
+                **{stage: [value] for stage, value in seconds.items()},
             }
         )
+
+
+def _example(failed: pa.Table, classes: Counter[str]) -> str | None:
+    if not classes:
+        return None
+    commonest = classes.most_common(1)[0][0]
+    row = failed.filter(pc.equal(failed["error_class"], commonest)).slice(0, 1).to_pylist()[0]
+    return f"{row['uri']}: {row['message']}"
+
+
+@functools.cache
+def _images_metric() -> ray.util.metrics.Counter:
+    return ray.util.metrics.Counter(
+        "motif_images", description="Images by outcome.", tag_keys=("outcome",)
+    )
+
+
+@functools.cache
+def _seconds_metric() -> ray.util.metrics.Counter:
+    return ray.util.metrics.Counter(
+        "motif_stage_seconds", description="Busy seconds by stage.", tag_keys=("stage",)
+    )
+
+
+def _measure(embedded: int, classes: Counter[str], seconds: dict[str, float]) -> None:
+    """Add to the metrics that Ray's dashboard and Prometheus show."""
+    for outcome, count in {"embedded": embedded, **classes}.items():
+        if count:
+            _images_metric().inc(count, tags={"outcome": outcome})
+    for stage, value in seconds.items():
+        if value > 0:
+            _seconds_metric().inc(value, tags={"stage": stage})

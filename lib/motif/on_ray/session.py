@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+import urllib.parse
 import warnings
 from collections.abc import Iterator
 
@@ -49,7 +50,11 @@ def connect(*, num_cpus: int | None = None) -> None:
         try:
             _require_listening(address)
             with _silenced_core():
-                ray.init(address=address, logging_level=logging.WARNING)
+                ray.init(
+                    address=address,
+                    logging_level=logging.WARNING,
+                    runtime_env={"env_vars": _worker_environment()},
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})"
@@ -72,6 +77,38 @@ def connect(*, num_cpus: int | None = None) -> None:
         )
 
 
+def use_endpoint(url: str) -> None:
+    """Make this process, and the workers of the session to come, use an S3 endpoint.
+
+    Args:
+        url: Of the endpoint; empty for what the environment says.
+
+    Raises:
+        InputError: It is no URL, or carries credentials, which would end in records and logs.
+    """
+    if not url:
+        return
+    parts = urllib.parse.urlsplit(url)
+    if parts.username or parts.password:
+        raise InputError(
+            "--endpoint-url carries a user or a password; credentials come from AWS's usual chain"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"--endpoint-url {url}: expected http://HOST:PORT or https://HOST")
+    os.environ["AWS_ENDPOINT_URL_S3"] = url
+
+
+def _worker_environment() -> dict[str, str]:
+    """Return what workers on other machines must have of this process's environment."""
+    names = ("AWS_ENDPOINT_URL_S3",)
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def is_one_node() -> bool:
+    """Return whether all workers are on one machine, with one file system."""
+    return sum(node["Alive"] for node in ray.nodes()) == 1
+
+
 def _require_listening(address: str) -> None:
     """Ask the port, if the address names one: Ray itself goes on asking for most of a minute."""
     host, separator, port = address.rpartition("://")[2].rpartition(":")
@@ -79,9 +116,15 @@ def _require_listening(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
 
 
-def configure_data() -> None:
-    """Set up Ray Data for our pipelines: our own progress, our own errors as they are."""
+def configure_data(*, block_bytes: int | None = None) -> None:
+    """Set up Ray Data for our pipelines: our own progress, our own errors as they are.
+
+    Args:
+        block_bytes: Size at which a task that yields tables passes them on; None for Ray's own.
+    """
     context = ray.data.DataContext.get_current()
+    if block_bytes is not None:
+        context.target_max_block_size = block_bytes
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
@@ -97,6 +140,18 @@ def refusals() -> Iterator[None]:
         if isinstance(error.cause, MotifError):
             raise error.cause from None
         raise
+
+
+def resources_in_words() -> str:
+    """Return what the cluster has and what of it is free."""
+    have, free = ray.cluster_resources(), ray.available_resources()
+    told = [
+        f"{free.get(name, 0):g} of {have.get(name, 0):g} {name}s free"
+        for name in ("CPU", "GPU")
+        if have.get(name) or name == "CPU"
+    ]
+    alive = sum(node["Alive"] for node in ray.nodes())
+    return f"the cluster has {alive} nodes, {', '.join(told)}"
 
 
 def cpu_nodes() -> int:
