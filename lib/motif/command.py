@@ -26,6 +26,9 @@ class JobConfig(Protocol):
 
 Config = TypeVar("Config", bound=JobConfig)
 
+REFUSALS = (MotifError, BotoCoreError, ClientError, PermissionError)
+"""What a user can mend; the last three are the storage's own words."""
+
 
 def run_job(
     main: Callable[[Config], dict[str, Any]], config_type: Callable[..., Config], *, name: str
@@ -64,7 +67,7 @@ def exit_on_refusal() -> Iterator[None]:
     except MotifError as error:
         sys.stderr.write(f"error: {printable(' '.join(str(error).split()))}\n")
         sys.exit(error.exit_code)
-    except (BotoCoreError, ClientError, PermissionError) as error:
+    except REFUSALS as error:
         # The store says no: credentials, endpoint, permissions. A row's own are caught before.
         text = " ".join(f"{type(error).__name__}: {error}".split())
         sys.stderr.write(f"error: the storage cannot be used: {text}\n")

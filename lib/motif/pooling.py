@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 REPRESENTATIVES = 4
 # Two pictures are near copies when their 64-bit perceptual hashes differ in at most this many bits.
-# On 4,827 paintings (`benchmarks/decode.py --wikiart FOLDER`) it finds 99.98 % of copies saved again
+# On 4,827 paintings (benchmarks/decode.py --wikiart FOLDER) it finds 99.98 % of copies saved again
 # at quality 70 and all at half the size, and takes 1 in 11.6 million pairs of files (8.6e-8) for a
 # copy: two photographs of one painting. At 6 bits it is 3.4e-7, and portraits of different people
 # begin. Equal hashes (0 bits) find 88 % and 89 % of the same copies, and no pair of different files

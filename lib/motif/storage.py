@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from motif.errors import InputError
+from motif.errors import InputError, OutputError
 
 SCHEMES = ("file", "s3")
 DELETES_AT_ONCE = 16
@@ -106,7 +106,22 @@ def atomic_writer(uri: str) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears only when the block ends without an error.
 
     An S3 object appears when it is closed; a local file is renamed into place.
+
+    Raises:
+        OutputError: The storage does not take it, such as a full disk.
     """
+    try:
+        with _whole_or_absent(uri) as file:
+            yield file
+    except OSError as error:
+        raise OutputError(
+            f"{uri} cannot be written: {error.strerror or error}; see to space and permission"
+            " there, and run the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _whole_or_absent(uri: str) -> Iterator[IO[bytes]]:
     fs, path = open_filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         buffer = pa.BufferOutputStream()

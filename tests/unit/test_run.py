@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from motif import schemas, storage
-from motif.artefacts import embeddings, run
+from motif.artefacts import run
 from motif.artefacts.run import State
 from motif.errors import InputError, OutputError
 
 KIND = "embeddings"
-OWNED = embeddings.OWNED
+OWNED = ("embeddings", "failures", "_staging")
 PLAN = {"images_sha256": "1", "buckets": 4}
 
 
@@ -107,6 +107,28 @@ def test_absent_and_empty_folders_are_free(tmp_path):
     assert run.state(str(tmp_path), KIND) is State.FREE
     assert claim(tmp_path) is False
     assert run.state(str(tmp_path), KIND) is State.UNFINISHED
+
+
+@pytest.mark.parametrize(
+    "ours",
+    ["_lock.json", "_lock.guard", "._unfinished.json.0badc0de.tmp", ".run.json.12345678.tmp"],
+)
+def test_a_folder_in_which_a_run_has_just_begun_is_free(tmp_path, ours):
+    (tmp_path / "_staging" / "plan-1").mkdir(parents=True)
+    (tmp_path / ours).write_bytes(b"{}")
+    assert run.state(str(tmp_path), KIND) is State.FREE
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="not made by Motif"):
+        run.state(str(tmp_path), KIND)
+
+
+@pytest.mark.parametrize(
+    "name", [".notes.json.0badc0de.tmp", ".run.json.tmp", "run.json.0badc0de.tmp", "_lock.json.bak"]
+)
+def test_names_that_only_look_like_ours_are_a_stranger_s(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(OutputError, match="not made by Motif"):
+        run.state(str(tmp_path), KIND)
 
 
 def test_finished_is_refused_with_a_hint_and_untouched(finished):

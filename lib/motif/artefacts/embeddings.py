@@ -25,7 +25,6 @@ from motif.errors import InputError
 from motif.space import Space
 
 ARTEFACT = "embeddings"
-OWNED = (*snapshot.KINDS, snapshot.FOLDER, "_staging")
 IDS = ("image_id", "creator_id")
 
 
@@ -37,6 +36,10 @@ def part_name(kind: str, bucket: int, buckets: int, run_id: str) -> str:
 def write_part(output: str, name: str, rows: pa.Table) -> Part:
     """Write a file that a snapshot will name."""
     uri = storage.join(output, name)
+    if snapshot.has_ids(name):
+        storage.write_parquet(
+            storage.join(output, snapshot.ids_name(name)), rows.select(["image_id"])
+        )
     storage.write_parquet(uri, rows)
     return Part(name=name, rows=rows.num_rows, bytes=storage.size_bytes(uri))
 
@@ -63,6 +66,15 @@ def read_part(output: str, part: Part, columns: Sequence[str] | None = None) -> 
             " encode_images with --verify to mend it"
         )
     return rows
+
+
+def read_ids_of_damaged(output: str, part: Part) -> pa.Table | None:
+    """Return the `image_id`s of a damaged file of EMBEDDINGS; None if its list is lost, too."""
+    try:
+        rows = storage.read_parquet(storage.join(output, snapshot.ids_name(part.name)))
+    except (FileNotFoundError, InputError):
+        return None
+    return rows if rows.num_rows == part.rows else None
 
 
 def read_parts(

@@ -172,7 +172,7 @@ class _Unlocked(Held):
     def _renew(self) -> None:
         try:
             self._write()
-        except (OSError, BotoCoreError) as error:
+        except (OSError, BotoCoreError, MotifError) as error:
             log.warning("%s: could not write %s: %s", self._output, LOCK_FILE, _words(error))
 
     def _write(self) -> None:

@@ -6,6 +6,7 @@ share in any number of files without reading the rest of them.
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +69,8 @@ def read_all(uri: str) -> pa.Table:
 
 def hashes(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
     """Return a 64-bit hash of each text: the same in all processes, but not for ever."""
-    return hash_array(column.to_numpy(), categorize=False)
+    hash_of: Any = hash_array  # pandas ships no types
+    return hash_of(column.to_numpy(), categorize=False)
 
 
 def write_pairs(

@@ -129,10 +129,7 @@ def claim(
                 " repeat that run's command to finish it, or pass --overwrite to discard it"
             )
     # In this order, a run cut off in between leaves a folder that is still known to be ours.
-    try:
-        storage.write_json(unfinished, {"artefact": artefact, "plan": None})
-    except OSError as error:
-        raise OutputError(f"--output {output} cannot be written: {error}") from error
+    storage.write_json(unfinished, {"artefact": artefact, "plan": None})
     for name in (RUN_FILE, *owned):
         storage.remove(storage.join(output, name))
     storage.write_json(unfinished, {"artefact": artefact, "plan": plan})

@@ -16,6 +16,7 @@ from motif import storage
 from motif.errors import InputError
 
 KINDS = ("embeddings", "failures", "removed")
+IDS = "ids"
 FOLDER = "snapshots"
 
 
@@ -76,8 +77,10 @@ class Snapshot:
 
     def names(self) -> set[str]:
         """Return the names of all files that readers of this snapshot or the last may hold."""
+        parts = [part.name for bucket in self.buckets for part in bucket.parts]
         return {
-            *(part.name for bucket in self.buckets for part in bucket.parts),
+            *parts,
+            *(ids_name(name) for name in parts if has_ids(name)),
             *(part.name for part in self.rejected),
             *self.superseded,
             name_of(self.run_id),
@@ -132,6 +135,16 @@ class Snapshot:
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(f"{output}/{name} is damaged ({error!r}); encode again") from error
+
+
+def has_ids(name: str) -> bool:
+    """Return whether a file's ids are also kept apart."""
+    return name.startswith("embeddings/")
+
+
+def ids_name(name: str) -> str:
+    """Return the name of the file with the ids of a file of EMBEDDINGS."""
+    return name.replace("embeddings/", f"{IDS}/", 1)
 
 
 def name_of(run_id: str) -> str:

@@ -136,10 +136,7 @@ def claim(output: str, found: State, settings: Settings, *, overwrite: bool) -> 
     if found is State.FINISHED and not overwrite:
         return
     record = {"artefact": embeddings.ARTEFACT, "plan": settings.to_json(), "overwrite": overwrite}
-    try:
-        storage.write_json(storage.join(output, run.UNFINISHED_FILE), record)
-    except OSError as error:
-        raise OutputError(f"--output {output} cannot be written: {error}") from error
+    storage.write_json(storage.join(output, run.UNFINISHED_FILE), record)
 
 
 def discard_plan(output: str, scratch: str) -> None:
@@ -153,7 +150,7 @@ def discard_plan(output: str, scratch: str) -> None:
 def sweep(output: str, current: Snapshot | None) -> None:
     """Delete what no snapshot names: files of runs that were cut off, plans, superseded files."""
     keep = (current.names() - set(current.superseded)) if current else set()
-    for kind in (*snapshot.KINDS, snapshot.FOLDER):
+    for kind in (*snapshot.KINDS, snapshot.IDS, snapshot.FOLDER):
         for uri in storage.list_files(storage.join(output, kind)):
             name = f"{kind}/{uri.rsplit('/', 1)[-1]}"
             if name not in keep:

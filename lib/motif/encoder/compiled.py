@@ -33,7 +33,8 @@ def by_inductor(tower: ImageTower, size: int, device: torch.device) -> Tower:
         return unit[:1], features[:1]
 
     try:
-        run(torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device))
+        with torch.inference_mode():  # a tensor made outside it would be compiled for apart
+            run(torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of torch's compiler, of Triton or of the C++ compiler

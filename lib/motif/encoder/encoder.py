@@ -122,7 +122,8 @@ class Encoder:
         precision = torch.float32 if by_openvino else self.precision
         tower = ImageTower(visual, preprocess, precision=precision).to(self.device).eval()
         if by_openvino:
-            return compiled.by_openvino(tower, preprocess.size, self.precision)
+            with _quiet_root_logger():  # it logs every operation that it need not decompose
+                return compiled.by_openvino(tower, preprocess.size, self.precision)
         if compile:
             return compiled.by_inductor(tower, preprocess.size, self.device)
         return tower

@@ -55,6 +55,7 @@ class ImageTower(nn.Module):
             features, embedding = self._features(batch)
         return functional.normalize(embedding.float(), dim=-1), features.float()
 
+    @no_type_check
     def _features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         if self._is_timm:
             features = self._visual.trunk(batch)

@@ -164,7 +164,7 @@ def to_images(
         columns["image_id"] = _text_column(table, "image_id", uri)
     rows = pa.table(columns).filter(valid)
     if own_ids:
-        if not pc.all(pc.fill_null(pc.not_equal(rows["image_id"], ""), False)).as_py():
+        if pc.any(pc.fill_null(pc.equal(rows["image_id"], ""), True)).as_py():
             raise InputError(f"manifest {uri}: an image_id is empty; fill it or drop the column")
     else:
         pairs = zip(rows["creator_id"].to_pylist(), rows["uri"].to_pylist(), strict=True)

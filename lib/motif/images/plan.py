@@ -106,6 +106,9 @@ class Decision:
     staged: int = 0
     """Of those to settle, the ones that a run before has encoded already."""
     damaged: tuple[Part, ...] = ()
+    lost: int = 0
+    """Of the images in damaged files, those that the manifest does not name and would not remove;
+    nothing could bring them back."""
 
     @property
     def settle(self) -> int:
@@ -282,6 +285,8 @@ def decide(request: Request, bucket: int, state: Bucket, images: Sequence[str]) 
     removed = embeddings.read_parts(
         request.output, [p for p in state.removed if p not in damaged], schemas.REMOVED
     )
+    lost = 0 if request.full else _count_lost(request, damaged, removed, unique)
+    removed = removed.filter(pa.array(_contains(held["image_id"], removed["image_id"])))
     is_held, held_differs = _compare(unique, held)
     has_failed, failure_differs = _compare(unique, failures)
     has_failed &= ~is_held
@@ -312,6 +317,7 @@ def decide(request: Request, bucket: int, state: Bucket, images: Sequence[str]) 
         held=held.num_rows - removed.num_rows,
         staged=int(staged.sum()),
         damaged=damaged,
+        lost=lost,
     )
     if settle.num_rows:
         # Those to encode come first, a creator's images together.
@@ -341,6 +347,18 @@ def _is_sound(request: Request, part: Part) -> bool:
         log.warning("damaged, its images are encoded again: %s", error)
         return False
     return True
+
+
+def _count_lost(
+    request: Request, damaged: Sequence[Part], removed: pa.Table, named: pa.Table
+) -> int:
+    """Count images of damaged files that are not removed, and not in the manifest either."""
+    lost = 0
+    for part in damaged:
+        if part.name.startswith("embeddings/"):
+            ids = embeddings.read_ids_of_damaged(request.output, part)
+            lost += part.rows if ids is None else _without(_without(ids, removed), named).num_rows
+    return lost
 
 
 def _readable(request: Request, state: Bucket) -> list[Part]:

@@ -1,7 +1,7 @@
 """Counting reposts: the same picture at two creators, or twice at one.
 
-The same picture is the same file (`content_hash`) or an equal perceptual hash, which also finds 8 or
-9 of 10 copies that were saved again or made smaller (pooling.NEAR_DUPLICATE_BITS has the figures).
+The same picture is the same file (`content_hash`) or an equal perceptual hash, which also finds 8
+or 9 of 10 copies that were saved again or made smaller (pooling.NEAR_DUPLICATE_BITS has figures).
 The hashes of all buckets are shared out by value, so that equal ones meet in one task.
 """
 

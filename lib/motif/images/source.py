@@ -157,7 +157,7 @@ def _read_parquet(piece: Piece) -> Iterator[pa.Table]:
     fs, path = storage.open_filesystem(piece.uri)
     with fs.open(path, "rb") as opened:
         file = pq.ParquetFile(opened)
-        if not piece.row_groups:
+        if not piece.weight_rows:  # none, or only empty row groups
             yield file.schema_arrow.empty_table()
         for batch in file.iter_batches(PIECE_ROWS, row_groups=list(piece.row_groups)):
             yield pa.Table.from_batches([batch])

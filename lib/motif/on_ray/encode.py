@@ -192,8 +192,8 @@ def run_pipeline(
     preprocess = settings.space.preprocess
     session.configure_data(block_bytes=batch_size * preprocess.size**2 * 3)
     dataset = (
-        # Not `range`, whose tasks take a whole CPU each: a node with one, of which the encoder has a
-        # sliver, could never run them.
+        # Not `range`, whose tasks take a whole CPU each: a node with one, of which the encoder has
+        # a sliver, could never run them.
         ray.data.from_items(list(range(len(chunks))), override_num_blocks=len(chunks))
         .map_batches(
             image_rows.FetchAndDecode(

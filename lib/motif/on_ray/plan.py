@@ -104,13 +104,12 @@ class Plan:
             InputError: Names the file.
         """
         for decision in self.decisions:
-            lost = [p for p in decision.damaged if p.name.startswith("embeddings/")]
-            if sum(part.rows for part in lost) > decision.settle + decision.removed:
+            if decision.lost:
+                names = ", ".join(f"{output}/{part.name}" for part in decision.damaged)
                 raise InputError(
-                    f"{output}/{lost[0].name} is damaged, and the manifest names only"
-                    f" {decision.settle:,} of its {sum(part.rows for part in lost):,} images;"
-                    " nothing was changed: pass a manifest that names them all, or restore the"
-                    " file from a backup"
+                    f"{names}: damaged, and {decision.lost:,} of its images are not in the"
+                    " manifest; nothing was changed: pass a manifest that names all images, or"
+                    " restore the file from a backup"
                 )
 
 

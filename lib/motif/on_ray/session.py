@@ -14,7 +14,8 @@ import ray
 import ray.data
 import ray.exceptions
 
-from motif.errors import InputError, MotifError
+from motif import command
+from motif.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, MotifError):
+        if isinstance(error.cause, command.REFUSALS):
             raise error.cause from None
         raise
 
