@@ -65,7 +65,8 @@ class Config:
     float32: bool = False
     """Encode in float32 even where the hardware has bfloat16."""
     compile: bool = False
-    """Compile the image tower (torch.compile): slower to start, faster to run."""
+    """Compile the image tower, on a CPU by OpenVINO (pip install 'motif[cpu]'), on a GPU by
+    TorchInductor: slower to start, faster to run."""
     full_decode: bool = False
     """Decode JPEGs at full size even where a scaled decode gives the same embedding."""
     buckets: int = 0

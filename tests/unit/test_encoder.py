@@ -372,7 +372,7 @@ def python(code: str, *arguments: str, endpoint: str, home: Path, timeout: float
 ASK = """
 import sys, time
 from motif.command import exit_on_refusal
-from motif.encoder.encoder import resolve
+from motif.encoder.source import resolve
 start = time.perf_counter()
 try:
     with exit_on_refusal():

@@ -69,7 +69,7 @@ def read_part(output: str, part: Part, columns: Sequence[str] | None = None) -> 
 
 
 def read_ids_of_damaged(output: str, part: Part) -> pa.Table | None:
-    """Return the `image_id`s of a damaged file of EMBEDDINGS; None if its list is lost, too."""
+    """Return the `image_id`s of a damaged file; None if they are lost, too."""
     try:
         rows = storage.read_parquet(storage.join(output, snapshot.ids_name(part.name)))
     except (FileNotFoundError, InputError):

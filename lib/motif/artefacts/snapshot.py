@@ -139,12 +139,12 @@ class Snapshot:
 
 def has_ids(name: str) -> bool:
     """Return whether a file's ids are also kept apart."""
-    return name.startswith("embeddings/")
+    return name.startswith(("embeddings/", "failures/bucket-"))
 
 
 def ids_name(name: str) -> str:
-    """Return the name of the file with the ids of a file of EMBEDDINGS."""
-    return name.replace("embeddings/", f"{IDS}/", 1)
+    """Return the name of the file with the ids of a file, such as `ids/embeddings-bucket-...`."""
+    return f"{IDS}/{name.replace('/', '-', 1)}"
 
 
 def name_of(run_id: str) -> str:

@@ -352,12 +352,14 @@ def _is_sound(request: Request, part: Part) -> bool:
 def _count_lost(
     request: Request, damaged: Sequence[Part], removed: pa.Table, named: pa.Table
 ) -> int:
-    """Count images of damaged files that are not removed, and not in the manifest either."""
+    """Count images of damaged files that are not removed, and not in the manifest either.
+
+    Of a damaged list of removed images all count: without it they would come back to life.
+    """
     lost = 0
     for part in damaged:
-        if part.name.startswith("embeddings/"):
-            ids = embeddings.read_ids_of_damaged(request.output, part)
-            lost += part.rows if ids is None else _without(_without(ids, removed), named).num_rows
+        ids = embeddings.read_ids_of_damaged(request.output, part)
+        lost += part.rows if ids is None else _without(_without(ids, removed), named).num_rows
     return lost
 
 

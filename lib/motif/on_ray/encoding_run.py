@@ -122,7 +122,8 @@ class EncodingRun:
         """Plan, time a sample, and return what `--dry-run` prints; writes nothing to stay."""
         with self._rehearsal_folder() as folder:
             request = self._request(folder, self._staged())
-            made = self._plan(request)
+            with self._recorder.timed("plan"):
+                made = self._plan(request)
             segments = made.sample(sample)
             rows = (
                 image_rows.read_segments(request, segments)
@@ -148,6 +149,7 @@ class EncodingRun:
             **{f"manifest_{name}": count for name, count in made.counts().items()},
             "buckets": request.buckets,
             "space": self._settings.space.to_json(),
+            "plan_seconds": self._recorder.seconds["plan"],
             "sampled_images": timing.sampled,
             "sampled_failures": timing.failed,
             "fetch_seconds_per_image": round(timing.fetch_seconds, 5),
@@ -288,6 +290,11 @@ class EncodingRun:
             *(made.total("pending"), made.total("staged")),
         )
         made.require_repairable(self._output)
+        # The tasks' own words about it stay in Ray's log folder.
+        for part in (part for decision in made.decisions for part in decision.damaged):
+            log.warning(
+                "%s/%s is damaged or gone; its images are encoded again", self._output, part.name
+            )
         if self._options.full:
             made.require_few_removed(self._options.max_removed_fraction)
         return made

@@ -108,8 +108,9 @@ class Plan:
                 names = ", ".join(f"{output}/{part.name}" for part in decision.damaged)
                 raise InputError(
                     f"{names}: damaged, and {decision.lost:,} of its images are not in the"
-                    " manifest; nothing was changed: pass a manifest that names all images, or"
-                    " restore the file from a backup"
+                    " manifest; nothing was changed: pass a manifest that names all images, with"
+                    " --manifest full if images had been removed, or restore the file from a"
+                    " backup"
                 )
 
 
