@@ -12,10 +12,11 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from motif import publishing, schemas, storage
+from motif import publishing, schemas
 from motif import space as spaces
 from motif.artefacts import checkpoint, embeddings, run
 from motif.artefacts.checkpoint import Checkpoint, CheckpointConfig
+from motif.artefacts.snapshot import Bucket, Snapshot
 from motif.model import WhitenedEmbedding
 from motif.publishing import Directions
 from motif.space import Preprocess, Space
@@ -81,15 +82,21 @@ def write_embeddings(
     output = str(output)
     ids = rows["creator_id"].to_pylist()
     bucket_of = np.array([hashlib.sha256(c.encode()).digest()[0] % buckets for c in ids], int)
+    recorder = run.Recorder(embeddings.ARTEFACT, MadeBy(encoder))
+    states = []
     for bucket in range(buckets):
-        name = embeddings.bucket_name(bucket, buckets)
-        uri = storage.join(output, "embeddings", name)
-        storage.write_parquet(uri, rows.filter(pa.array(bucket_of == bucket)))
-    run.Recorder(embeddings.ARTEFACT, MadeBy(encoder)).finish(
+        name = embeddings.part_name("embeddings", bucket, buckets, recorder.run_id)
+        mine = rows.filter(pa.array(bucket_of == bucket))
+        part = embeddings.write_part(output, name, mine)
+        creators = len(set(mine["creator_id"].to_pylist()))
+        states.append(Bucket(embeddings=(part,), creators=creators))
+    after = Snapshot(run_id=recorder.run_id, schema=rows.schema, buckets=tuple(states))
+    recorder.finish(
         output,
-        counts={"rows": len(ids), "embedded": len(ids), "creators": len(set(ids))},
+        snapshot=after.write(output),
+        counts={**after.counts(), "rows": len(ids)},
         space=space.to_json(),
-        buckets=buckets,
+        encoder=encoder,
     )
     return output
 

@@ -46,7 +46,9 @@ def run_job(
     config = tyro.cli(config_type, prog=name, description=config_type.__doc__)
     log_to_stderr()
     with exit_on_refusal():
-        record = main(config)
+        # On standard output Ray prints what its daemons warn of; with --json, that is the record's.
+        with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+            record = main(config)
         if config.json:
             sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 

@@ -292,20 +292,6 @@ def test_openvino_gives_the_same_vectors(folder, tiny):
     assert cosine.min() >= 0.999
 
 
-@NEEDS_OPENVINO
-def test_openvino_s_lite_is_lite():
-    lite = Encoder(resolve(LITE), device="cpu")
-    fast = Encoder(resolve(LITE), device="cpu", compile=True)
-    assert fast.space == lite.space
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 260, 260, 3), np.uint8)
-    for one, other in zip(
-        vars(fast.encode_images(pixels)).values(),
-        vars(lite.encode_images(pixels)).values(),
-        strict=True,
-    ):
-        np.testing.assert_allclose(one, other, atol=1e-4)
-
-
 def test_openvino_that_is_not_installed_is_refused(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match="pip install") as caught:

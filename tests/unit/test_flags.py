@@ -9,8 +9,10 @@ from motif.errors import InputError
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("batch_size", 0),
         ("batch_size", -4),
+        ("in_flight", 0),
+        ("stall_seconds", 0.0),
+        ("max_removed_fraction", 2.0),
         ("max_failed_fraction", -0.1),
         ("max_failed_fraction", float("nan")),
         ("max_failed_fraction", 1.5),

@@ -124,7 +124,9 @@ def test_loads_through_open_clip_alone(encoder, photos, embeddings):
         batch = torch.stack([transform(photo) for photo in photos.values()])
         images = model.encode_image(batch, normalize=True).numpy()
         texts = model.encode_text(tokens, normalize=True).numpy()
-    assert (images * embeddings).sum(axis=1).min() >= 0.99999
+    # Our pixels are resized by torch's filter, open_clip's by Pillow's: a grey level apart here
+    # and there.
+    assert (images * embeddings).sum(axis=1).min() >= 0.9999
     assert (texts * encoder.encode_texts(CAPTIONS)).sum(axis=1).min() >= 0.99999
 
 

@@ -3,6 +3,7 @@
 OUTPUT/embeddings/bucket-00002-of-00004-RUN.parquet   one or more a bucket; one row per image
 OUTPUT/failures/bucket-00002-of-00004-RUN.parquet     images that could not be used
 OUTPUT/removed/bucket-00002-of-00004-RUN.parquet      images that left a full manifest
+OUTPUT/ids/embeddings-bucket-00002-...-RUN.parquet    the ids once more, in case of damage
 OUTPUT/snapshots/RUN.json                             which of these files count
 OUTPUT/run.json                                       last: names the snapshot
 OUTPUT/_staging/                                      what a run that works has done so far

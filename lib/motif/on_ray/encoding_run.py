@@ -91,6 +91,7 @@ class EncodingRun:
             SpaceError: The output is of another space.
         """
         self._output, self._found, self._options = output, found, options
+        self._record = record
         self._encoder, self._encoder_name, self._recorder = encoder, encoder_name, recorder
         self._pieces = source.find(options.images)
         self._carried = manifest.carried_fields(self._pieces, options.carry)
@@ -212,7 +213,10 @@ class EncodingRun:
         )
         summary = progress.summary()
         with self._recorder.timed("reposts"):
-            found = self._count_reposts(request, after, between)
+            found = self._record.get("reposts") if self._record else None
+            # The hashes of all images are read for it, so not when they are what they were.
+            if found is None or made.total("touched"):
+                found = self._count_reposts(request, after, between)
         held.check()
         return update.commit(
             output,
@@ -234,7 +238,7 @@ class EncodingRun:
             reposts=found,
             space=self._settings.space.to_json(),
             encoder=self._encoder_name,
-            precision=sorted(progress.precisions),
+            precision=sorted(progress.precisions.union((self._record or {}).get("precision", ()))),
             stages=summary,
         )
 
