@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/encode.py`: each measures one group of bars."""

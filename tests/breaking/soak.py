@@ -1,0 +1,106 @@
+"""The same again and again: `pytest tests/breaking/soak.py`, by `make soak`.
+
+Not collected by `make test`; takes half an hour on two cores.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from motif.artefacts import run
+from motif.artefacts.embeddings import Embeddings
+from tests.breaking import commands
+from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, cluster, encoders
+
+__all__ = ["cluster"]
+
+pytestmark = pytest.mark.timeout(1800)
+
+KILLS = 5
+LONGEST_DELAY_SECONDS = 0.1
+
+
+PHASES = {
+    "planning": "_staging/plan-*",
+    "encoding": "_staging/*/bucket-*/embeddings-*.parquet",
+    "settling": "embeddings/bucket-*.parquet",
+    "committing": "snapshots/*.json",
+    "committed": run.RUN_FILE,
+}
+"""What a run writes first in each of its phases."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_driver_is_killed_at_five_random_points(seed, start, server, pictures, tmp_path):
+    chance = random.Random(seed)
+    server.delay_seconds = 0.02
+    output = tmp_path / "out"
+    for phase in chance.sample(sorted(PHASES), KILLS):
+        with start(output, "--in-flight", "4") as job:
+            reached = job.wait_until(new_of(phase, output))
+            time.sleep(chance.uniform(0, LONGEST_DELAY_SECONDS))
+            orphans = job.sigkill() if reached else []
+            job.wait()
+        commands.require_gone(orphans)
+    with start(output) as job:
+        job.wait().require_success()
+    commands.require_once(output, pictures.uris)
+
+
+def new_of(phase: str, output: Path) -> Callable[[], bool]:
+    """Return a function that tells whether a run has come to a phase.
+
+    What is there already was left by the run before.
+    """
+
+    before = set(output.glob(PHASES[phase]))
+    return lambda: bool(set(output.glob(PHASES[phase])) - before)
+
+
+def test_three_nodes_are_killed_in_one_run(cluster, start, server, pictures, tmp_path):
+    server.delay_seconds = DELAY_SECONDS
+    output = tmp_path / "out"
+    uris = [f"s3://pictures/{key}" for key in pictures.keys]
+    manifest = commands.write_manifest(uris, tmp_path / "all.parquet")
+    node = cluster.add_node(num_cpus=1)
+    with start(output, *SLOWLY, images=manifest, address=cluster.address) as job:
+        for kill in range(3):
+            wanted = 8 * (kill + 1)
+            assert job.wait_until(lambda: len(commands.staged_parts(output)) >= wanted), job.text  # noqa: B023
+            cluster.remove_node(node, allow_graceful=False)
+            node = cluster.add_node(num_cpus=1)
+        job.wait(timeout=600).require_success()
+    cluster.remove_node(node)
+    commands.require_once(output, uris)
+
+
+def test_every_encoder_is_killed_in_one_run(cluster, start, server, pictures, tmp_path):
+    server.delay_seconds = DELAY_SECONDS
+    output = tmp_path / "out"
+    with start(output, *SLOWLY, address=cluster.address) as job:
+        assert job.wait_until(lambda: len(commands.staged_parts(output)) >= 4), job.text
+        for process in encoders():
+            process.kill()
+        job.wait(timeout=600).require_success()
+    commands.require_once(output, pictures.uris)
+
+
+def test_the_artefact_of_a_killed_run_stays_readable(start, server, pictures, tmp_path):
+    """A run that adds to a finished artefact is killed: readers see what was there before."""
+    output = tmp_path / "out"
+    first = commands.write_manifest(pictures.uris[:300], tmp_path / "first.parquet")
+    with start(output, images=first) as job:
+        job.wait().require_success()
+    server.delay_seconds = 0.05
+    for phase in ("encoding", "committing"):
+        with start(output, "--in-flight", "2") as job:
+            reached = job.wait_until(new_of(phase, output))
+            commands.require_gone(job.sigkill() if reached else [])
+        rows = Embeddings.open(str(output)).read(["uri"])
+        assert set(rows["uri"].to_pylist()) in (set(pictures.uris[:300]), set(pictures.uris))
+    with start(output) as job:
+        job.wait().require_success()
+    commands.require_once(output, pictures.uris)
