@@ -230,7 +230,10 @@ def _parse_json(lines: bytes) -> pa.Table:
 def _listing(template: str) -> list[Piece]:
     """Share out the creators' folders of a template, which many tasks then list."""
     template = storage.absolute(template)
+    pattern(template)
     root, level = _root(template)
+    if storage.scheme(template) == "s3" and not root.startswith("s3://"):
+        raise InputError(f"--images {template}: name the bucket, without {CREATOR} or wildcards")
     fs, path = storage.open_filesystem(root)
     fs.invalidate_cache()
     if not fs.exists(path):
@@ -244,7 +247,7 @@ def _listing(template: str) -> list[Piece]:
         if entry["type"] == "directory" and not _name(entry["name"]).startswith(".")
     )
     if strays := len(entries) - len(folders):
-        log.info("ignored %d entries of %s that are no creator's folder", strays, root)
+        log.info("ignored what is no creator's folder in %s: %d entries", root, strays)
     if not folders:
         raise InputError(
             f"--images {root} holds no images; expected one subfolder per creator with image"
