@@ -28,8 +28,9 @@ $(VENV)/.installed: pyproject.toml
 demo: setup
 	$(BIN)/python -m jobs.demo --output "$(OUTPUT)" $(if $(IMAGES),--images "$(IMAGES)")
 
+# Two at a time: the tests that kill things mostly wait.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: setup
 	$(BIN)/python -m pytest tests/breaking/soak.py

@@ -459,7 +459,7 @@ def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
         ):
             pass
         with (
-            pytest.raises(OutputError, match=r"cannot be locked: .*Permission denied"),
+            pytest.raises(OutputError, match=r"cannot be written: .*Permission denied"),
             hold(str(output), run_id="r", single_writer=True),
         ):
             pass

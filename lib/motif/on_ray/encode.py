@@ -41,6 +41,7 @@ CPU_BATCH, GPU_BATCH = 64, 256
 MIN_CHUNK, MAX_CHUNK = 64, 1024
 CHUNKS_PER_CPU = 8
 MIN_PART, MAX_PART = 64, 2048
+LONGEST_PART = 10  # times --stall-seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +256,12 @@ def _watched(dataset: Any, pulse: Pulse, stall_seconds: float, each_second: Call
             result = results.get(timeout=1.0)
         except queue.Empty:
             each_second()
-            if time.monotonic() - moved > stall_seconds:
+            silent = time.monotonic() - moved
+            # Parts are large, so that a slow store may move and finish none; but what is done again
+            # and again, because it dies before it is written, comes to no end either.
+            if silent > stall_seconds and (
+                silent > LONGEST_PART * stall_seconds or pulse.idle_seconds() > stall_seconds
+            ):
                 raise NoProgress(
                     f"no image was finished for {stall_seconds:.0f} s: {pulse.report()};"
                     f" {session.resources_in_words()}; what was encoded is kept: see Ray's logs,"

@@ -22,13 +22,20 @@ class _Stage:
 class _Listener:
     def __init__(self) -> None:
         self._stages: dict[str, _Stage] = {}
+        self._worked = time.monotonic()
 
     def beat(self, stage: str, images: int, process: str, uri: str) -> None:
         now = time.monotonic()
         entry = self._stages.setdefault(stage, _Stage())
         entry.images += images
+        if images:
+            self._worked = now
         entry.moved = now
         entry.at[process] = (now, uri)
+
+    def idle_seconds(self) -> float:
+        """Return since when no stage has done an image."""
+        return time.monotonic() - self._worked
 
     def report(self) -> str:
         """Return one line: per stage the images, and when and near which one it moved last."""
@@ -62,6 +69,13 @@ class Pulse:
     def beat(self, stage: str, images: int, uri: str) -> None:
         """Say that a stage has done some images, and which one is near."""
         self.listener.beat.remote(stage, images, str(os.getpid()), uri)
+
+    def idle_seconds(self) -> float:
+        """Return since when no stage has done an image; infinite if nobody answers."""
+        try:
+            return ray.get(self.listener.idle_seconds.remote(), timeout=ANSWER_SECONDS)
+        except ray.exceptions.RayError:
+            return float("inf")
 
     def report(self) -> str:
         """Return what the stages said."""
