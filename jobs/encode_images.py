@@ -18,6 +18,7 @@ from motif.errors import InputError
 from motif.images.fetch import FetchLimits
 from motif.on_ray import session
 from motif.on_ray.encoding_run import EncodingRun, Options
+from motif.schemas import ERROR_CLASSES
 
 log = logging.getLogger("motif.encode_images")
 
@@ -123,7 +124,7 @@ def main(config: Config) -> dict[str, Any]:
 def options(config: Config) -> Options:
     """Return what of the flags concerns the work itself."""
     return Options(
-        images=config.images,
+        images=storage.absolute(config.images),
         carry=tuple(command.split_names(config.carry)),
         features=config.features,
         full=config.manifest == "full",
@@ -172,6 +173,10 @@ def check(config: Config) -> None:
             raise InputError(f"--{flag} {value}: expected {low:g} to {high:g}")
     if config.price_per_hour is not None and not 0 <= config.price_per_hour < float("inf"):
         raise InputError(f"--price-per-hour {config.price_per_hour}: expected 0 or more")
+    if unknown := sorted(set(config.retry_failed or ()) - set(ERROR_CLASSES)):
+        raise InputError(
+            f"--retry-failed {unknown[0]}: no such class; expected {', '.join(ERROR_CLASSES)}"
+        )
     if config.retry_failed is not None and config.overwrite:
         raise InputError("--retry-failed: --overwrite encodes all images anyway; pass one of them")
 

@@ -36,6 +36,12 @@ FAILURES = pa.schema(
     ]
 )
 
+# Of FAILURES; `invalid_row` apart, which a manifest's own rows have.
+ERROR_CLASSES = (
+    *("not_found", "denied", "throttled", "timeout", "unreachable", "too_large"),
+    *("truncated", "not_an_image", "bomb", "unsupported", "encoder"),
+)
+
 # Images that left a full manifest; their rows stay in EMBEDDINGS until these are compacted.
 REMOVED = pa.schema(
     [

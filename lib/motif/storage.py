@@ -93,12 +93,26 @@ def exists(uri: str) -> bool:
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
     """Return the URIs of the files directly in a folder, sorted; an absent folder is empty."""
+    return [found for found in _entries(uri, "file") if found.endswith(suffix)]
+
+
+def list_folders(uri: str) -> list[str]:
+    """Return the URIs of the folders directly in a folder, sorted; an absent folder is empty."""
+    return _entries(uri, "directory")
+
+
+def _entries(uri: str, kind: str) -> list[str]:
     fs, path = open_filesystem(uri)
     fs.invalidate_cache()
     if not fs.isdir(path):
         return []
-    found = sorted(entry for entry in fs.ls(path, detail=False) if str(entry).endswith(suffix))
-    return [fs.unstrip_protocol(f) if scheme(uri) == "s3" else str(f) for f in found]
+    # On S3 a folder may hold an empty object of its own name, which consoles and Hadoop make.
+    names = sorted(
+        str(entry["name"])
+        for entry in fs.ls(path, detail=True)
+        if entry["type"] == kind and str(entry["name"]).rstrip("/") != path
+    )
+    return [fs.unstrip_protocol(name) if scheme(uri) == "s3" else name for name in names]
 
 
 @contextlib.contextmanager
@@ -231,22 +245,6 @@ def _says_damaged(error: BaseException) -> bool:
         return True
     # Arrow's own; that of a file system has a number or a cause.
     return type(error) is OSError and error.errno is None and error.__cause__ is None
-
-
-def read_parquet_schema(uri: str) -> pa.Schema:
-    """Read the schema of one Parquet file.
-
-    Raises:
-        InputError: The file is absent or damaged.
-    """
-    fs, path = open_filesystem(uri)
-    try:
-        with fs.open(path, "rb") as file:
-            return pq.read_schema(file)
-    except FileNotFoundError as error:
-        raise InputError(f"{uri} does not exist") from error
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{uri} is not a Parquet file we can read: {error}") from error
 
 
 def lance_options(uri: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.encode_images import Config, main
 from motif import schemas, storage
-from motif.artefacts import run
+from motif.artefacts import run, update
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError, OutputError
 from motif.images.fetch import FetchError, FetchLimits, fetch, fetch_all
@@ -172,3 +172,19 @@ def test_encode_from_s3_to_s3(s3, prefix, picture, ray_local):
     again = main(config)
     assert again["counts"] == record["counts"]
     assert (again["manifest"]["new"], again["manifest"]["failed_before"]) == (0, 3)
+
+
+def test_folder_markers_and_brackets_cost_nobody_s_objects(s3, prefix):
+    """Consoles and Hadoop make an empty object of a folder's own name."""
+    uri = f"s3://{BUCKET}/{prefix}/out"
+    for key in ("out/", "out/embeddings/", "out/embeddings/a.parquet", "out/embeddings/b/c"):
+        s3.put_object(Bucket=BUCKET, Key=f"{prefix}/{key}", Body=b"")
+    assert storage.list_files(f"{uri}/embeddings") == [f"{uri}/embeddings/a.parquet"]
+    assert storage.list_folders(f"{uri}/embeddings") == [f"{uri}/embeddings/b"]
+    update.sweep(uri, None)
+    assert keys(s3, prefix) == ["out/", "out/embeddings/", "out/embeddings/b/c"]
+
+
+def test_an_empty_folder_that_a_console_made_is_free(s3, prefix):
+    s3.put_object(Bucket=BUCKET, Key=f"{prefix}/out/", Body=b"")
+    assert run.state(f"s3://{BUCKET}/{prefix}/out", "embeddings") is run.State.FREE

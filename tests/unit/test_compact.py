@@ -118,6 +118,7 @@ def write(output: Path, buckets: int, images: list[Image], failures: list[Failur
     snapshot = Snapshot("encoding", SCHEMA, tuple(states), (rejected,), 1)
     update.commit(
         *(str(output), recorder, snapshot, None),
+        check=lambda: None,
         counts={**snapshot.counts(), "rows": len(images)},
         space=make_space(DIM).to_json(),
         encoder="lite",
@@ -170,7 +171,7 @@ def perform(output: Path, buckets: int, *, run_id: str = "compaction") -> dict[s
     after = compact.snapshot_after(plan, run_id, states, uri)
     record = {name: plan.record[name] for name in ("counts", "space", "encoder")}
     recorder = run.Recorder(embeddings.ARTEFACT, MadeBy(), run_id=run_id)
-    return update.commit(uri, recorder, after, plan.before, **record)
+    return update.commit(uri, recorder, after, plan.before, check=lambda: None, **record)
 
 
 def contents(output: Path) -> tuple[dict[str, tuple], list[dict]]:

@@ -30,3 +30,11 @@ def test_evaluate(tmp_path):
     config = evaluate.Config(embeddings="/nowhere", model="/nowhere", output=str(tmp_path), seed=-1)
     with pytest.raises(InputError, match="--seed -1"):
         evaluate.main(config)
+
+
+def test_a_class_of_failures_that_does_not_exist_is_refused(tmp_path):
+    config = encode_images.Config(
+        images="/nowhere", output=str(tmp_path / "out"), retry_failed=("timout",)
+    )
+    with pytest.raises(InputError, match=r"--retry-failed timout: .*throttled, timeout"):
+        encode_images.main(config)

@@ -379,7 +379,7 @@ def test_removed_images_of_a_damaged_file_are_not_counted(bucket):
         ({}, "abc", 1),
         ({}, "axyz", 3),
         ({}, "", 3),
-        ({"full": True}, "a", 0),
+        ({"full": True}, "a", 3),
     ],
 )
 def test_images_of_a_damaged_file_that_nothing_brings_back(bucket, options, named, lost):

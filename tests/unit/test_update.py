@@ -64,6 +64,7 @@ class Output:
             run.Recorder(embeddings.ARTEFACT, Config(), run_id=run_id),
             after,
             current,
+            check=lambda: None,
             counts=after.counts(),
             space=SPACE.to_json(),
             encoder="test",

@@ -9,7 +9,7 @@ OUTPUT/run.json                                       last: names the snapshot
 OUTPUT/_staging/                                      what a run that works has done so far
 
 Who reads these files without Motif takes the names from the snapshot, and leaves out the images
-that `removed` lists.
+that the bucket's `removed` lists.
 """
 
 from collections.abc import Sequence

@@ -60,7 +60,8 @@ def state(output: str, artefact: str) -> State:
                     f"--output {output} holds {kind or 'something'}, not {artefact}; name another"
                 )
             return found
-    found = {str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)}
+    entries = [*storage.list_files(output), *storage.list_folders(output)]
+    found = {name.rstrip("/").rsplit("/", 1)[-1] for name in entries}
     # A run that has just begun holds the lock, and plans in a folder of its own.
     found -= {LOCK_FILE, GUARD_FILE, STAGING_FOLDER}
     if not all(is_half_written(name) for name in found):

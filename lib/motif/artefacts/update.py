@@ -6,6 +6,7 @@ until then.
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,12 +117,13 @@ def prepare(
         return folder
     begun = storage.read_json(unfinished) if storage.exists(unfinished) else {}
     mine = begun.get("plan") == settings.to_json()
+    replaced = _replaced(output)
     if begun.get("plan") and not mine and not overwrite:
         raise OutputError(
             f"--output {output} holds an unfinished run with other settings; repeat that run's"
             " command to finish it, or pass --overwrite to discard it"
         )
-    if overwrite and not (mine and begun.get("overwrite")):
+    if overwrite and not (mine and begun.get("overwrite") and begun.get("replaces") == replaced):
         # Rows of an earlier run are what the user wants to be rid of; its own are not.
         storage.remove(storage.join(output, staging.FOLDER))
     return folder
@@ -135,15 +137,26 @@ def claim(output: str, found: State, settings: Settings, *, overwrite: bool) -> 
     """
     if found is State.FINISHED and not overwrite:
         return
-    record = {"artefact": embeddings.ARTEFACT, "plan": settings.to_json(), "overwrite": overwrite}
+    record = {
+        "artefact": embeddings.ARTEFACT,
+        "plan": settings.to_json(),
+        "overwrite": overwrite,
+        "replaces": _replaced(output),
+    }
     storage.write_json(storage.join(output, run.UNFINISHED_FILE), record)
+
+
+def _replaced(output: str) -> str | None:
+    """Return the run that readers see now: an overwrite of another one starts anew."""
+    uri = storage.join(output, run.RUN_FILE)
+    return storage.read_json(uri).get("run_id") if storage.exists(uri) else None
 
 
 def discard_plan(output: str, scratch: str) -> None:
     """Delete the plan of a run that ends before it has done anything."""
     storage.remove(scratch)
     folder = storage.join(output, staging.FOLDER)
-    if not storage.list_files(folder):
+    if not storage.list_files(folder) and not storage.list_folders(folder):
         storage.remove(folder)
 
 
@@ -158,7 +171,7 @@ def sweep(output: str, current: Snapshot | None) -> None:
     for uri in storage.list_files(output, ".tmp"):
         if run.is_half_written(uri.rsplit("/", 1)[-1]):
             storage.remove(uri)
-    for uri in storage.list_files(storage.join(output, staging.FOLDER)):
+    for uri in storage.list_folders(storage.join(output, staging.FOLDER)):
         if is_scratch(uri):
             storage.remove(uri)
 
@@ -185,6 +198,7 @@ def commit(
     after: Snapshot,
     replaced: Snapshot | None,
     *,
+    check: Callable[[], None],
     keep_staged: bool = False,
     **record: Any,
 ) -> dict[str, Any]:
@@ -195,12 +209,14 @@ def commit(
         recorder: Of the run.
         after: The new snapshot.
         replaced: What readers see until now, whose files stay until the next run.
+        check: Raises if the lock was lost; asked right before the last step.
         keep_staged: Rows that another run has staged are still of use.
         record: For run.json.
     """
     before = (replaced.names() - set(replaced.superseded)) if replaced else set()
     after = dataclasses.replace(after, superseded=tuple(sorted(before - after.names())))
     name = after.write(output)
+    check()
     finished = recorder.finish(output, snapshot=name, buckets=len(after.buckets), **record)
     if not keep_staged:
         storage.remove(storage.join(output, staging.FOLDER))

@@ -240,7 +240,7 @@ def _write_part(
 
 def _staged_folders(output: str) -> list[str]:
     """Return the folders of rows that runs which were cut off have encoded."""
-    found = storage.list_files(storage.join(output, staging.FOLDER))
+    found = storage.list_folders(storage.join(output, staging.FOLDER))
     return [uri for uri in found if not update.is_scratch(uri)]
 
 

@@ -156,7 +156,7 @@ def to_images(
     columns = {
         "creator_id": creators,
         "uri": _resolve(uris, uri),
-        "version": _text_column(table, "version", uri),
+        "version": _version(table, uri),
         "posted_at": _posted_at(table, uri),
         **{field.name: _carried(table[field.name], field, uri) for field in carried},
     }
@@ -229,6 +229,11 @@ def _text_column(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
     if not (_is_text(kind) or pa.types.is_null(kind) or pa.types.is_integer(kind)):
         raise InputError(f"manifest {uri}: column {name!r} is {kind}, expected text")
     return column.cast(pa.string())
+
+
+def _version(table: pa.Table, uri: str) -> pa.ChunkedArray:
+    column = _text_column(table, "version", uri)
+    return pc.if_else(pc.equal(column, ""), None, column)  # an empty field of a CSV
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:

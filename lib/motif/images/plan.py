@@ -11,6 +11,7 @@ repeated: SCRATCH is a folder that one attempt has for itself.
     SCRATCH/marks/bucket-00002.arrow    images that left the manifest or came back
 """
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ class Decision:
     """Of those to settle, the ones that a run before has encoded already."""
     damaged: tuple[Part, ...] = ()
     lost: int = 0
-    """Of the images in damaged files, those that the manifest does not name and would not remove;
-    nothing could bring them back."""
+    """Of the images in damaged files, those that the manifest does not name; nothing could bring
+    them back, and a full manifest removes them."""
 
     @property
     def settle(self) -> int:
@@ -216,11 +217,11 @@ def _write_ids(uri: str, rows: pa.Table, shares: int) -> None:
 def ids_held(request: Request, bucket: int, state: Bucket) -> str:
     """Write the hashes of what a bucket holds, for `find_id_of_two` to compare."""
     uri = storage.join(request.scratch, "ids", f"held-{bucket:05d}.arrow")
-    rows = embeddings.read_parts(
-        request.output, _readable(request, state), request.schema, embeddings.IDS
-    )
-    removed = embeddings.read_parts(request.output, state.removed, schemas.REMOVED)
-    failed = embeddings.read_parts(request.output, state.failures, schemas.FAILURES, embeddings.IDS)
+    # What is damaged is for `decide` to mend or to refuse.
+    parts, output = functools.partial(_readable, request), request.output
+    rows = embeddings.read_parts(output, parts(state.embeddings), request.schema, embeddings.IDS)
+    removed = embeddings.read_parts(output, parts(state.removed), schemas.REMOVED)
+    failed = embeddings.read_parts(output, parts(state.failures), schemas.FAILURES, embeddings.IDS)
     known = [embeddings.live_rows(rows, removed), failed]
     _write_ids(uri, pa.concat_tables(known, promote_options="permissive"), request.buckets)
     return uri
@@ -240,7 +241,7 @@ def find_id_of_two(uris: Sequence[str], share: int) -> int | None:
 def name_id_of_two(request: Request, images: Sequence[str], wanted: int) -> str | None:
     """Return an error message that names the image id of a hash, and where it occurs.
 
-    None if two different ids have the hash, which happens once in 2^64 pairs.
+    None if different ids have the hash, which happens to one of 2^64 pairs.
     """
     found: dict[str, set[str]] = {}
     for uri in images:
@@ -248,7 +249,7 @@ def name_id_of_two(request: Request, images: Sequence[str], wanted: int) -> str 
         rows = rows.filter(pa.array(partitions.hashes(rows["image_id"]) == np.uint64(wanted)))
         for row in rows.select(["image_id", "creator_id"]).to_pylist():
             found.setdefault(row["image_id"], set()).add(row["creator_id"])
-    if len(found) > 1:
+    if len(found) != 1:
         return None
     ((image, creators),) = found.items()
     who = " and ".join(repr(c) for c in sorted(creators)[:2])
@@ -285,7 +286,7 @@ def decide(request: Request, bucket: int, state: Bucket, images: Sequence[str]) 
     removed = embeddings.read_parts(
         request.output, [p for p in state.removed if p not in damaged], schemas.REMOVED
     )
-    lost = 0 if request.full else _count_lost(request, damaged, removed, unique)
+    lost = _count_lost(request, damaged, removed, unique)
     removed = removed.filter(pa.array(_contains(held["image_id"], removed["image_id"])))
     is_held, held_differs = _compare(unique, held)
     has_failed, failure_differs = _compare(unique, failures)
@@ -358,13 +359,15 @@ def _count_lost(
     """
     lost = 0
     for part in damaged:
+        if request.full and not part.name.startswith("embeddings/"):
+            continue  # what failed or was removed is found out anew
         ids = embeddings.read_ids_of_damaged(request.output, part)
         lost += part.rows if ids is None else _without(_without(ids, removed), named).num_rows
     return lost
 
 
-def _readable(request: Request, state: Bucket) -> list[Part]:
-    return [part for part in state.embeddings if _is_sound(request, part)]
+def _readable(request: Request, parts: Sequence[Part]) -> list[Part]:
+    return [part for part in parts if _is_sound(request, part)]
 
 
 def _compare(rows: pa.Table, known: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -73,6 +73,11 @@ def find(uri: str) -> list[Piece]:
         if manifests and not any(entry["type"] == "directory" for entry in entries):
             names = [_as_uri(fs, name, uri) for name in manifests]
         else:
+            if re.search(r"[*?]", uri):
+                raise InputError(
+                    f"--images {uri}: a folder with * or ? in its name is no folder"
+                    " that can be listed; rename it, or pass a manifest"
+                )
             return _listing(storage.join(uri, CREATOR, "**"))
     elif MANIFEST_SUFFIX.search(uri):
         names = [uri]

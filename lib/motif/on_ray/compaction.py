@@ -61,7 +61,6 @@ def perform(
     finally:
         storage.remove(scratch)
     after = compact.snapshot_after(plan, recorder.run_id, states, output)
-    held.check()
     told = plan.describe()
     files = sum(len(list(state.parts)) for state in states)
     log.info(
@@ -70,7 +69,7 @@ def perform(
         *(output, told["files_before"], told["buckets_before"], files, plan.buckets),
         *(after.counts()["embedded"], told["removed_images_to_leave_out"]),
     )
-    return _commit(output, plan, after, recorder, files)
+    return _commit(output, plan, after, recorder, files, held)
 
 
 def _rewrite(request: Request, plan: Plan, watched: dict[str, Any]) -> list[Bucket]:
@@ -111,7 +110,7 @@ def _each(
 
 
 def _commit(
-    output: str, plan: Plan, after: Snapshot, recorder: run.Recorder, files: int
+    output: str, plan: Plan, after: Snapshot, recorder: run.Recorder, files: int, held: Held
 ) -> dict[str, Any]:
     """Make the new snapshot the artefact; run.json goes on to tell of the run that encoded."""
     told = plan.describe()
@@ -129,4 +128,6 @@ def _commit(
         "bytes_rewritten": told["bytes_to_rewrite"],
     }
     # What a run that was cut off has staged is by bucket, and counts as long as these do.
-    return update.commit(output, recorder, after, plan.before, keep_staged=not plan.moves, **kept)
+    return update.commit(
+        output, recorder, after, plan.before, check=held.check, keep_staged=not plan.moves, **kept
+    )

@@ -5,6 +5,7 @@ the encoder's and the writer's slivers of a CPU. Errors are caught per row; a ro
 travels on without pixels.
 """
 
+import json
 import logging
 import queue
 import threading
@@ -195,11 +196,10 @@ def run_pipeline(
     dataset = (
         # Not `range`, whose tasks take a whole CPU each: a node with one, of which the encoder has
         # a sliver, could never run them.
-        ray.data.from_items(list(range(len(chunks))), override_num_blocks=len(chunks))
+        ray.data.from_items([json.dumps(c) for c in chunks], override_num_blocks=len(chunks))
         .map_batches(
             image_rows.FetchAndDecode(
                 request=request,
-                chunks=chunks,
                 preprocess=preprocess,
                 batch_size=batch_size,
                 limits=limits,

@@ -171,8 +171,8 @@ class EncodingRun:
         """
         options, output = self._options, self._output
         current = update.current(output)
-        builds_on = self._found is State.FINISHED and not options.overwrite
-        if builds_on and (current is None or current.run_id != self._before.run_id):
+        # Between the first look and the lock another run may have come and gone.
+        if not options.overwrite and (current.run_id if current else "") != self._before.run_id:
             raise InputError(f"{output} was changed by another run; run the same command again")
         staged = update.prepare(
             output,
@@ -217,12 +217,12 @@ class EncodingRun:
             # The hashes of all images are read for it, so not when they are what they were.
             if found is None or made.total("touched"):
                 found = self._count_reposts(request, after, between)
-        held.check()
         return update.commit(
             output,
             self._recorder,
             after,
             current,
+            check=held.check,
             counts={
                 **after.counts(),
                 "rows": made.rows,
@@ -293,15 +293,19 @@ class EncodingRun:
             *(counts["duplicates"], counts["rejected"], counts["removed"]),
             *(made.total("pending"), made.total("staged")),
         )
-        made.require_repairable(self._output)
+        self._require_little_lost(made)
         # The tasks' own words about it stay in Ray's log folder.
         for part in (part for decision in made.decisions for part in decision.damaged):
             log.warning(
                 "%s/%s is damaged or gone; its images are encoded again", self._output, part.name
             )
+        return made
+
+    def _require_little_lost(self, made: Plan) -> None:
         if self._options.full:
             made.require_few_removed(self._options.max_removed_fraction)
-        return made
+        else:
+            made.require_repairable(self._output)
 
     def _judged(self, made: Plan) -> int:
         """Return how many images --max-failed-fraction is a fraction of.
@@ -312,9 +316,11 @@ class EncodingRun:
         held = min(made.total("held"), HELD_THAT_COUNT)
         return made.total("settle") + made.rejected_rows + held
 
-    def _limit(self) -> float:
-        """Return the limit; images that are retried may well all fail again."""
-        return 1.0 if self._options.retry is not None else self._options.max_failed_fraction
+    def _limit(self, made: Plan) -> float:
+        """Return the fraction that may fail: images that are retried may all fail again."""
+        judged, retried = self._judged(made), made.total("retried")
+        limit = self._options.max_failed_fraction
+        return (limit * (judged - retried) + retried) / max(judged, 1)
 
     def _progress(self, made: Plan, pending: int, resources: Resources) -> Progress:
         return Progress(
@@ -324,7 +330,7 @@ class EncodingRun:
             gpus=resources.gpus,
             encoders=resources.encoders,
             price_per_hour=self._options.price_per_hour,
-            max_failed_fraction=self._limit(),
+            max_failed_fraction=self._limit(made),
         )
 
     def _encode_and_settle(
@@ -376,6 +382,7 @@ class EncodingRun:
                     between=between,
                 )
             )
+            self._require_little_lost(replace(made, decisions=tuple(decisions)))
         raise ContractError(
             f"{self._output}: {missing:,} images were encoded {ATTEMPTS} times and are not in"
             " staging; something else deletes or damages files there"
@@ -426,9 +433,9 @@ class EncodingRun:
             TooManyFailures: More than the limit failed.
         """
         count = failed.total() + made.rejected_rows
-        limit = self._limit()
-        if count <= limit * self._judged(made):
+        if count <= self._limit(made) * self._judged(made):
             return
+        limit = self._options.max_failed_fraction
         total = made.total("settle") + made.rejected_rows
         common, times = (failed + Counter(invalid_row=made.rejected_rows)).most_common(1)[0]
         examples = (one.examples[common] for one in settled if common in one.examples)

@@ -4,6 +4,7 @@ They run in processes of their own, which stay small because nothing here loads 
 """
 
 import functools
+import json
 import os
 import time
 from collections import Counter
@@ -32,10 +33,12 @@ NICENESS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class FetchAndDecode:
-    """Task: a chunk's number -> batches with `pixels` (null where it failed), hashes and errors."""
+    """Task: a chunk's segments, as JSON -> batches with `pixels`, hashes and errors.
+
+    Pixels are null where something failed.
+    """
 
     request: Request
-    chunks: list[list[Segment]]
     preprocess: Preprocess
     batch_size: int
     limits: FetchLimits
@@ -46,8 +49,8 @@ class FetchAndDecode:
         """Decode what has arrived while the next objects are on their way."""
         if not os.nice(0):
             os.nice(NICENESS)
-        for chunk in block["item"].to_pylist():
-            yield from self._batches(read_segments(self.request, self.chunks[chunk]))
+        for segments in block["item"].to_pylist():
+            yield from self._batches(read_segments(self.request, json.loads(segments)))
 
     def _batches(self, rows: pa.Table) -> Iterator[pa.Table]:
         uris = rows["uri"].to_pylist()

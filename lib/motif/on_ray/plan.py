@@ -89,7 +89,8 @@ class Plan:
         Raises:
             InputError: More than the fraction `limit` of the images would be removed.
         """
-        removed, held = self.total("removed"), self.total("held")
+        lost = self.total("lost")
+        removed, held = self.total("removed") + lost, self.total("held") + lost
         if removed > limit * held:
             raise InputError(
                 f"--manifest full: {removed:,} of {held:,} images are not in the manifest any"
