@@ -13,13 +13,13 @@ from tests.breaking import commands
 from tests.breaking.object_server import ObjectServer
 from tests.conftest import Picture
 
-IMAGES, IN_MANIFEST, CREATORS = 1200, 400, 20
+IMAGES, IN_MANIFEST, CREATORS = 2000, 400, 20
 BUCKET = "pictures"
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """1,200 images at `s3://pictures`, and a manifest of the first 400 of them."""
+    """2,000 images at `s3://pictures`, and a manifest of the first 400 of them."""
 
     folder: Path
     keys: list[str]

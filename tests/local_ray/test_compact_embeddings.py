@@ -122,7 +122,7 @@ def test_several_parts_become_one_and_encoding_again_is_idle(output, folder):
     assert contents(output) == expected
     require_tidy(output, 4)
     assert {path.name for path in output.iterdir()} == {
-        *("embeddings", "failures", "removed", "snapshots", "run.json")
+        *("embeddings", "failures", "ids", "removed", "snapshots", "run.json")
     }
     # The record is still that of the run that encoded.
     changed = {name for name in record if record[name] != before.get(name)}

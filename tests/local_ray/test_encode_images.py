@@ -168,7 +168,7 @@ def test_every_bad_image_is_on_record(finished):
 def test_only_the_artefact_is_left(finished):
     output, record = finished
     assert sorted(path.name for path in output.iterdir()) == [
-        *("embeddings", "failures", "run.json", "snapshots")
+        *("embeddings", "failures", "ids", "run.json", "snapshots")
     ]
     opened = Embeddings.open(str(output))
     found = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
@@ -439,4 +439,6 @@ def test_killed_run_is_completed_by_the_same_command(tmp_path, picture):
     table = Embeddings.open(str(output)).read(["image_id", "uri"])
     assert sorted(int(Path(uri).stem) for uri in table["uri"].to_pylist()) == list(range(300))
     assert len(set(table["image_id"].to_pylist())) == 300
-    assert sorted(path.name for path in output.iterdir()) == ["embeddings", "run.json", "snapshots"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("embeddings", "ids", "run.json", "snapshots")
+    ]

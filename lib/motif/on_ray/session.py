@@ -47,6 +47,8 @@ def connect(*, num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would rebuild our environment
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # We raise the first error of many tasks; Ray would print the others' tracebacks after it.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # What `ray job submit` set for the job is merged with ours, variable by variable.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if address := os.environ.get("RAY_ADDRESS"):
