@@ -471,7 +471,7 @@ def as_a_user_whom_permissions_bind(folder: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    for parent in (folder, *folder.parents[:2]):  # pytest's own are closed to others
+    for parent in (folder, *folder.parents[:3]):  # pytest's own are closed to others
         parent.chmod(0o755)
     os.seteuid(65534)
     try:
