@@ -244,12 +244,13 @@ class EncodingRun:
 
     def ending(self, record: dict[str, Any]) -> str:
         """Return the last line of a run, for a person."""
-        counts, manifest_counts = record["counts"], record["manifest"]
+        counts, now = record["counts"], record["manifest"]
+        classes = ", ".join(f"{name} {count:,}" for name, count in now["failed_now"].items())
         return (
-            f"{self._output}: {manifest_counts['encoded_now']:,} encoded,"
-            f" {sum(manifest_counts['failed_now'].values()):,} failed"
-            f" {manifest_counts['failed_now'] or ''}, {manifest_counts['unchanged']:,} were there,"
-            f" {manifest_counts['removed']:,} removed; it holds {counts['embedded']:,} images of"
+            f"{self._output}: {now['encoded_now']:,} encoded,"
+            f" {sum(now['failed_now'].values()):,} failed{f' ({classes})' if classes else ''},"
+            f" {now['unchanged']:,} were there,"
+            f" {now['removed']:,} removed; it holds {counts['embedded']:,} images of"
             f" {counts['creators']:,} creators and {counts['failed']:,} failures;"
             f" {record['stages']['bottleneck']['verdict']}"
         )
