@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 DECODE_CPUS = 0.9  # with two CPUs, two of them leave room for what follows
 ENCODER_CPUS = 0.01
-WRITER_CPUS = 0.1
+WRITER_CPUS = 0.02  # with four or eight encoders on a node, the least that decoding leaves free
 CPU_BATCH, GPU_BATCH = 64, 256
 MIN_CHUNK, MAX_CHUNK = 64, 1024
 CHUNKS_PER_CPU = 8

@@ -130,6 +130,8 @@ def configure_data(*, block_bytes: int | None = None) -> None:
     context = ray.data.DataContext.get_current()
     if block_bytes is not None:
         context.target_max_block_size = block_bytes
+    # Half of the CPUs are otherwise set aside, evenly, for operators that take a sliver of one.
+    context.op_resource_reservation_enabled = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
