@@ -56,13 +56,15 @@ def test_only_some_columns(tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda b: b"", lambda b: b[:-5], lambda b: b[:4] + b"?" + b[5:]]
 )
-def test_a_damaged_file_is_named_and_deleted(tmp_path, caplog, damage):
+def test_a_damaged_file_is_named_and_deleted_on_demand(tmp_path, caplog, damage):
     for image in ("a", "b"):
         staging.append(str(tmp_path), 0, "failures", failures(image))
     path = sorted((tmp_path / "bucket-00000").iterdir())[0]
     path.write_bytes(damage(path.read_bytes()))
     assert read(str(tmp_path)) == ["b"]
     assert path.name in caplog.text
+    assert path.exists()  # a dry run deletes nothing
+    assert read(str(tmp_path), discard_damaged=True) == ["b"]
     assert not path.exists()
 
 

@@ -40,11 +40,18 @@ def append(staging: str, bucket: int, kind: str, rows: pa.Table) -> None:
 
 
 def read(
-    staging: str, bucket: int, kind: str, schema: pa.Schema, columns: Sequence[str] | None = None
+    staging: str,
+    bucket: int,
+    kind: str,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    *,
+    discard_damaged: bool = False,
 ) -> pa.Table:
     """Return the staged rows of one bucket, newest first.
 
-    A damaged file is named in the log, deleted, and so done again.
+    A damaged file is named in the log and left out, so that its images are encoded again. It is
+    deleted on demand: one whose ids can still be read would count as done again and again.
     """
     wanted = list(schema.names if columns is None else columns)
     tables = [schema.empty_table().select(wanted)]
@@ -56,5 +63,6 @@ def read(
             tables.append(storage.read_parquet(uri, wanted))
         except InputError as error:
             log.warning("%s; its images are encoded again", error)
-            storage.remove(uri)
+            if discard_damaged:
+                storage.remove(uri)
     return pa.concat_tables(tables)

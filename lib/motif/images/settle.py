@@ -61,8 +61,10 @@ def settle(request: Request, decision: Decision, state: Bucket, now: datetime) -
         if decision.settle
         else schemas.images(request.carried).empty_table()
     )
-    embedded = _of_plan(staging.read(request.staging, bucket, "embeddings", request.schema), todo)
-    failed = _of_plan(staging.read(request.staging, bucket, "failures", schemas.FAILURES), todo)
+    embedded, failed = (
+        _of_plan(staging.read(request.staging, bucket, kind, schema, discard_damaged=True), todo)
+        for kind, schema in (("embeddings", request.schema), ("failures", schemas.FAILURES))
+    )
     embedded = _one_per_image(embedded)
     # A failure of an earlier attempt is void once the image has been encoded.
     failed = _with_attempts(_without(failed, embedded))
