@@ -51,6 +51,10 @@ def run_job(
             record = main(config)
         if config.json:
             sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            if sys.stdout is sys.__stdout__:
+                # It also prints as the interpreter ends.
+                sys.stdout.flush()
+                sys.stdout = sys.stderr
 
 
 def log_to_stderr() -> None:
