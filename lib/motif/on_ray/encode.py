@@ -5,12 +5,13 @@ the encoder's and the writer's slivers of a CPU. Errors are caught per row; a ro
 travels on without pixels.
 """
 
+import contextlib
 import json
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from motif.encoder.source import resolve
 from motif.errors import MotifError, NoProgress, SpaceError
 from motif.images.fetch import FetchLimits
 from motif.images.plan import Request
-from motif.on_ray import image_rows, session
+from motif.on_ray import fetch_and_decode, session, stage_rows
 from motif.on_ray.plan import Segment
 from motif.on_ray.pulse import Pulse
 from motif.progress import Progress, StageCounts
@@ -162,7 +163,7 @@ class EncodeImages:
 
 def _mark(rows: pa.Table, bad: pa.Array) -> pa.Table:
     """Class rows whose embedding is not finite as failures of the encoder."""
-    failure = image_rows.failure("encode", "encoder", "the embedding is not finite")
+    failure = fetch_and_decode.failure("encode", "encoder", "the embedding is not finite")
     for name, value in failure.items():
         column = pc.if_else(bad, pa.scalar(value, rows[name].type), rows[name])
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
@@ -198,7 +199,7 @@ def run_pipeline(
         # a sliver, could never run them.
         ray.data.from_items([json.dumps(c) for c in chunks], override_num_blocks=len(chunks))
         .map_batches(
-            image_rows.FetchAndDecode(
+            fetch_and_decode.FetchAndDecode(
                 request=request,
                 preprocess=preprocess,
                 batch_size=batch_size,
@@ -225,56 +226,73 @@ def run_pipeline(
             ),
         )
         .map_batches(
-            image_rows.StageRows(request, pulse).__call__,
+            stage_rows.StageRows(request, pulse).__call__,
             batch_format="pyarrow",
             batch_size=part_rows,
             num_cpus=WRITER_CPUS,
         )
     )
-    for row in _watched(dataset, pulse, stall_seconds, lambda: (progress.tick(), between())):
-        progress.add(_counts(row))
+
+    def each_second() -> None:
+        progress.tick()
+        between()
+
+    with contextlib.closing(_watched(dataset, pulse, stall_seconds, each_second)) as rows:
+        for row in rows:
+            progress.add(_counts(row))
 
 
-def _watched(dataset: Any, pulse: Pulse, stall_seconds: float, each_second: Callable[[], Any]):
-    """Yield the rows of a dataset; a thread waits for them, so that nobody waits for ever."""
+def _watched(
+    dataset: Any, pulse: Pulse, stall_seconds: float, each_second: Callable[[], None]
+) -> Generator[dict[str, Any], None, None]:
+    """Yield the rows of a dataset; a thread waits for them, so that nobody waits for ever.
+
+    Closing the generator ends the pipeline with the next row.
+    """
     results: queue.Queue[Any] = queue.Queue()
     end = object()
+    closed = threading.Event()
 
     def consume() -> None:
         try:
             with session.refusals():
                 for row in dataset.iter_rows():
+                    if closed.is_set():
+                        return
                     results.put(row)
             results.put(end)
         except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
             results.put(error)
 
     threading.Thread(target=consume, name="motif-pipeline", daemon=True).start()
-    moved = time.monotonic()
-    while True:
-        try:
-            result = results.get(timeout=1.0)
-        except queue.Empty:
-            each_second()
-            silent = time.monotonic() - moved
-            # Parts are large, so that a slow store may move and finish none; but what is done again
-            # and again, because it dies before it is written, comes to no end either.
-            if silent > stall_seconds and (
-                silent > LONGEST_PART * stall_seconds or pulse.idle_seconds() > stall_seconds
-            ):
-                raise NoProgress(
-                    f"no image was finished for {stall_seconds:.0f} s: {pulse.report()};"
-                    f" {session.resources_in_words()}; what was encoded is kept: see Ray's logs,"
-                    " raise --stall-seconds, or run the same command again"
-                ) from None
-            continue
+    try:
         moved = time.monotonic()
-        if result is end:
-            return
-        if isinstance(result, BaseException):
-            raise result
-        yield result
-        each_second()
+        while True:
+            try:
+                result = results.get(timeout=1.0)
+            except queue.Empty:
+                each_second()
+                silent = time.monotonic() - moved
+                # Parts are large, so that a slow store may move and finish none; but what is done
+                # again and again, because it dies before it is written, has no end either.
+                if silent > stall_seconds and (
+                    silent > LONGEST_PART * stall_seconds or pulse.idle_seconds() > stall_seconds
+                ):
+                    raise NoProgress(
+                        f"no image was finished for {stall_seconds:.0f} s: {pulse.report()};"
+                        f" {session.resources_in_words()}; what was encoded is kept: see Ray's"
+                        " logs, raise --stall-seconds, or run the same command again"
+                    ) from None
+                continue
+            moved = time.monotonic()
+            if result is end:
+                return
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+            each_second()
+    finally:
+        closed.set()
 
 
 def _counts(row: dict[str, Any]) -> StageCounts:

@@ -24,7 +24,7 @@ from motif.images import manifest, reposts, settle, source
 from motif.images import plan as planning
 from motif.images.fetch import FetchLimits
 from motif.images.plan import Request
-from motif.on_ray import encode, estimate, image_rows, plan, session, tasks
+from motif.on_ray import encode, estimate, fetch_and_decode, plan, session, tasks
 from motif.on_ray.encode import EncoderSettings, Resources
 from motif.on_ray.plan import Plan
 from motif.progress import Progress
@@ -127,7 +127,7 @@ class EncodingRun:
                 made = self._plan(request)
             segments = made.sample(sample)
             rows = (
-                image_rows.read_segments(request, segments)
+                fetch_and_decode.read_segments(request, segments)
                 if segments
                 else schemas.IMAGES.empty_table()
             )

@@ -1,23 +1,15 @@
-"""The stages beside the encoder: fetch and decode before it, write after it.
+"""The stage before the encoder: fetch and decode, in one task, so that bytes never travel."""
 
-They run in processes of their own, which stay small because nothing here loads a model.
-"""
-
-import functools
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import ray.util.metrics
 
-from motif import schemas
-from motif.artefacts import partitions, staging
+from motif.artefacts import partitions
 from motif.images import plan
 from motif.images.decode import DecodeError, decode
 from motif.images.fetch import FetchError, FetchLimits, fetch_stream
@@ -126,76 +118,3 @@ def failure(stage: str, error_class: str, message: str, *, attempts: int = 1) ->
         "message": message[:500],
         "attempts": attempts,
     }
-
-
-class StageRows:
-    """Task: writes rows into the staging folders of their buckets; returns what it did."""
-
-    def __init__(self, request: Request, pulse: Pulse) -> None:
-        self._request = request
-        self._pulse = pulse
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Write one batch, at most two small files per bucket in it."""
-        start = time.perf_counter()
-        good = pc.is_valid(rows["embedding"])
-        embedded, failed = rows.filter(good), rows.filter(pc.invert(good))
-        for kind, table, schema in (
-            ("embeddings", embedded, self._request.schema),
-            ("failures", failed, schemas.FAILURES),
-        ):
-            for bucket in pc.unique(table["bucket"]).to_pylist():
-                part = table.filter(pc.equal(table["bucket"], bucket))
-                staging.append(self._request.staging, bucket, kind, schemas.conform(part, schema))
-        classes = Counter(failed["error_class"].to_pylist())
-        seconds = {
-            stage: pc.sum(rows[f"{stage}_seconds"]).as_py()
-            for stage in ("fetch", "decode", "encode")
-        }
-        seconds["write"] = time.perf_counter() - start
-        _measure(embedded.num_rows, classes, seconds)
-        self._pulse.beat("write", rows.num_rows, "")
-        return pa.table(
-            {
-                "embedded": [embedded.num_rows],
-                "classes": pa.array([list(classes)], pa.list_(pa.string())),
-                "failed": pa.array([list(classes.values())], pa.list_(pa.int64())),
-                "example": pa.array([_example(failed, classes)], pa.string()),
-                "precisions": pa.array(
-                    [pc.unique(rows["precision"]).to_pylist()], pa.list_(pa.string())
-                ),
-                **{stage: [value] for stage, value in seconds.items()},
-            }
-        )
-
-
-def _example(failed: pa.Table, classes: Counter[str]) -> str | None:
-    if not classes:
-        return None
-    commonest = classes.most_common(1)[0][0]
-    row = failed.filter(pc.equal(failed["error_class"], commonest)).slice(0, 1).to_pylist()[0]
-    return f"{row['uri']}: {row['message']}"
-
-
-@functools.cache
-def _images_metric() -> ray.util.metrics.Counter:
-    return ray.util.metrics.Counter(
-        "motif_images", description="Images by outcome.", tag_keys=("outcome",)
-    )
-
-
-@functools.cache
-def _seconds_metric() -> ray.util.metrics.Counter:
-    return ray.util.metrics.Counter(
-        "motif_stage_seconds", description="Busy seconds by stage.", tag_keys=("stage",)
-    )
-
-
-def _measure(embedded: int, classes: Counter[str], seconds: dict[str, float]) -> None:
-    """Add to the metrics that Ray's dashboard and Prometheus show."""
-    for outcome, count in {"embedded": embedded, **classes}.items():
-        if count:
-            _images_metric().inc(count, tags={"outcome": outcome})
-    for stage, value in seconds.items():
-        if value > 0:
-            _seconds_metric().inc(value, tags={"stage": stage})
