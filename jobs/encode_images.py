@@ -17,7 +17,9 @@ from motif.encoder.source import resolve
 from motif.errors import InputError
 from motif.images.fetch import FetchLimits
 from motif.on_ray import session
-from motif.on_ray.encoding_run import EncodingRun, Options
+from motif.on_ray.encoding_run import EncodingRun
+from motif.on_ray.preparation import Options, Preparation
+from motif.on_ray.rehearsal import rehearse
 from motif.schemas import ERROR_CLASSES
 
 log = logging.getLogger("motif.encode_images")
@@ -104,17 +106,18 @@ def main(config: Config) -> dict[str, Any]:
     session.connect()
     with recorder.timed("load"):
         encoder = Encoder(source, precision=torch.float32 if config.float32 else None)
-    work = EncodingRun(
+    preparation = Preparation(
         output=output,
         found=found,
         record=record,
         options=options(config),
         encoder=encoder,
         encoder_name=source.name,
-        recorder=recorder,
+        run_id=recorder.run_id,
     )
     if config.dry_run:
-        return command.show_plan(work.rehearse(config.sample), as_json=config.json)
+        return command.show_plan(rehearse(preparation, config.sample), as_json=config.json)
+    work = EncodingRun(preparation, recorder)
     with lock.hold(output, run_id=recorder.run_id, single_writer=config.single_writer) as held:
         finished = work.perform(held)
     log.info("%s", work.ending(finished))

@@ -220,14 +220,14 @@ class Runner:
         if record:
             update.require_compatible(record, before, same, output)
         current = update.current(output)
-        staged = update.prepare(output, found, same, overwrite=step.overwrite, variant={})
+        update.prepare(output, found, same, overwrite=step.overwrite)
         self.look_into_staging()
         update.sweep(output, current)
         request = Request(
             images=images,
             output=output,
             scratch=storage.join(output, staging.FOLDER, f"plan-{recorder.run_id}"),
-            staging=staged,
+            staging=same.staging_folder(output),
             run_id=recorder.run_id,
             buckets=len(before.buckets),
             schema=SCHEMA,

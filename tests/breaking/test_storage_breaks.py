@@ -39,8 +39,8 @@ def test_a_store_that_denies_everything_and_is_mended(start, server, pictures, t
     output = tmp_path / "out"
     with start(output, images=manifest) as job:
         ended = job.wait()
-    line = ended.require_refusal(4, "denied", "such as s3://pictures/creator-", "403")
-    assert server.reads.total() <= 1500, line
+    # Not at the end: how many of them were read by then depends on how soon the encoder is ready.
+    ended.require_refusal(4, "of the first", "denied", "such as s3://pictures/creator-", "403")
     server.mood = Mood.SERVE
     with start(output, images=manifest) as job:
         job.wait().require_success()

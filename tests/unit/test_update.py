@@ -47,10 +47,10 @@ class Output:
     def begin(self, *, overwrite: bool = False, settings: Settings = SETTINGS) -> str:
         """Do what a run does before it encodes; returns the staging folder."""
         found, _ = update.look(self.uri, overwrite=overwrite)
-        folder = update.prepare(self.uri, found, settings, overwrite=overwrite, variant={})
+        update.prepare(self.uri, found, settings, overwrite=overwrite)
         update.sweep(self.uri, update.current(self.uri))
         update.claim(self.uri, found, settings, overwrite=overwrite)
-        return folder
+        return settings.staging_folder(self.uri)
 
     def commit(self, run_id: str, *, keep: bool = True) -> None:
         """Add a file, or replace all files by it."""
@@ -197,9 +197,9 @@ def test_what_is_overwritten_is_readable_until_the_commit(output):
 
 def test_another_variant_has_rows_of_its_own(output):
     folders = {
-        update.prepare(output.uri, State.FREE, settings, overwrite=False, variant=variant)
+        settings.staging_folder(output.uri, float32=float32)
         for settings in (SETTINGS, OTHER)
-        for variant in ({"float32": False}, {"float32": True})
+        for float32 in (False, True)
     }
     assert len(folders) == 4
 

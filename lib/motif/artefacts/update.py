@@ -38,6 +38,15 @@ class Settings:
             "buckets": self.buckets,
         }
 
+    def staging_folder(self, output: str, **variant: bool) -> str:
+        """Return where rows of these settings are staged.
+
+        Args:
+            output: Folder of the artefact.
+            variant: Further settings whose rows must not be mixed within a run.
+        """
+        return staging.folder_of(output, {**self.to_json(), **variant})
+
 
 def look(output: str, *, overwrite: bool) -> tuple[State, dict[str, Any] | None]:
     """Say what is at `output`, with the run.json that a run would build on.
@@ -93,9 +102,7 @@ def require_compatible(
         )
 
 
-def prepare(
-    output: str, found: State, settings: Settings, *, overwrite: bool, variant: dict[str, Any]
-) -> str:
+def prepare(output: str, found: State, settings: Settings, *, overwrite: bool) -> None:
     """Check that a run may go on with what is at `output`; the lock must be held.
 
     Args:
@@ -103,18 +110,13 @@ def prepare(
         found: From `look`.
         settings: Of this run.
         overwrite: Encode all anew; what is there stays readable until the commit.
-        variant: Further settings whose rows must not be mixed within a run.
-
-    Returns:
-        The folder for staged rows.
 
     Raises:
         OutputError: An unfinished run with other settings is in the way.
     """
     unfinished = storage.join(output, run.UNFINISHED_FILE)
-    folder = staging.folder_of(output, {**settings.to_json(), **variant})
     if found is State.FINISHED and not overwrite:
-        return folder
+        return
     begun = storage.read_json(unfinished) if storage.exists(unfinished) else {}
     mine = begun.get("plan") == settings.to_json()
     replaced = _replaced(output)
@@ -126,7 +128,6 @@ def prepare(
     if overwrite and not (mine and begun.get("overwrite") and begun.get("replaces") == replaced):
         # Rows of an earlier run are what the user wants to be rid of; its own are not.
         storage.remove(storage.join(output, staging.FOLDER))
-    return folder
 
 
 def claim(output: str, found: State, settings: Settings, *, overwrite: bool) -> None:
