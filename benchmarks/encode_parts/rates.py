@@ -12,7 +12,8 @@ import torch
 from benchmarks.encode_parts import processes
 from motif.encoder.encoder import Encoder
 from motif.images.decode import decode
-from motif.images.fetch import FetchError, fetch_stream
+from motif.images.fetch import fetch_stream
+from motif.images.fetch_errors import FetchError
 from motif.images.preprocess import to_pixels, wanted_side
 from motif.space import Preprocess
 

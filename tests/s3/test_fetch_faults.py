@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import pytest
 
-from motif.images.fetch import FetchError, FetchLimits, fetch, fetch_all, fetch_stream
+from motif.images.fetch import FetchLimits, fetch, fetch_all, fetch_stream
+from motif.images.fetch_errors import FetchError
 from tests.fault_proxy import FaultProxy
 
 BUCKET = "motif-faults"

@@ -11,7 +11,8 @@ from motif import schemas, storage
 from motif.artefacts import run, update
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError, OutputError
-from motif.images.fetch import FetchError, FetchLimits, fetch, fetch_all
+from motif.images.fetch import FetchLimits, fetch, fetch_all
+from motif.images.fetch_errors import FetchError
 from motif.images.manifest import read_images
 
 BUCKET = "motif-test"

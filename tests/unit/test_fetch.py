@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from motif.images import fetch as module
-from motif.images.fetch import FetchError, FetchLimits, fetch, fetch_all, fetch_stream
+from motif.images.fetch import FetchLimits, fetch, fetch_all, fetch_stream
+from motif.images.fetch_errors import FetchError
 
 
 def files(folder: Path, sizes: list[int]) -> list[str]:

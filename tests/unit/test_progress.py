@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motif import progress
+from motif import bottleneck, progress
 from motif.errors import TooManyFailures
 from motif.progress import Progress, StageCounts
 
@@ -453,15 +453,15 @@ def test_summary_of_a_steady_run(clock):
 def test_verdict(clock, options, busy, stage, words):
     """`busy` is seconds per second of the run."""
     found = run(clock, parts=60, seconds=1, of_part=part(seconds=busy), **options)
-    bottleneck = found.summary()["bottleneck"]
-    assert bottleneck["stage"] == stage
-    assert bottleneck["verdict"].startswith(words)
+    named = found.summary()["bottleneck"]
+    assert named["stage"] == stage
+    assert named["verdict"].startswith(words)
 
 
 def test_as_many_cpus_as_the_verdict_asks_for_would_feed_the_encoder():
     for gpus, cpus, encode in [(1, 8, 0.5), (4, 30, 0.7), (8, 64, 0.13)]:
         use = {"fetch": 0.1, "decode": 0.9, "encode": encode, "write": 0.0}
-        verdict = progress.bottleneck(use, cpus=cpus, gpus=gpus)["verdict"]
+        verdict = bottleneck.find(use, cpus=cpus, gpus=gpus)["verdict"]
         more = int(re.findall(r"about (\d+) more", str(verdict))[0])
         assert (
             encode * (cpus + more * gpus) / cpus >= 1 > encode * (cpus + (more - 1) * gpus) / cpus

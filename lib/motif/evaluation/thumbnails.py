@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from motif.images.decode import DecodeError, decode
-from motif.images.fetch import FetchError, fetch_all
+from motif.images.fetch import fetch_all
+from motif.images.fetch_errors import FetchError
 
 log = logging.getLogger(__name__)
 

@@ -1,35 +1,21 @@
 """Bytes of images from wherever their URI points, or a class of failure.
 
 All reads run on fsspec's event loop, in its own thread, so that a read that is given up is really
-ended. Nothing of an error but its class and the store's error code gets into a message: the text
-of an error can hold a signed URL.
+ended.
 """
 
 import asyncio
 import errno
 import functools
-import os
 import queue
-import re
 import stat
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from botocore.exceptions import (
-    ClientError,
-    ConnectTimeoutError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    ReadTimeoutError,
-    SSOError,
-)
 from fsspec.asyn import get_loop
 from tenacity import (
     AsyncRetrying,
@@ -40,6 +26,7 @@ from tenacity import (
 )
 
 from motif import storage
+from motif.images.fetch_errors import FetchError, classify
 
 # Full jitter: a wait is uniform between 0 and 0.5 s, then 1 s, 2 s, ...
 BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)
@@ -47,25 +34,6 @@ BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)
 # AWS advises to ask again for a small object that has not been answered after 2 s. Each attempt
 # waits twice as long as the one before, so that a store that is slow at everything is served too.
 FIRST_ANSWER_SECONDS = 2.0
-
-THROTTLED = {
-    "BandwidthLimitExceeded",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "SlowDown",
-    "SlowDownRead",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
-}
-DENIED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # these come with a 400
-NO_CREDENTIALS = (
-    CredentialRetrievalError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +56,6 @@ class FetchLimits:
 
 
 DEFAULT_LIMITS = FetchLimits()
-
-
-class FetchError(Exception):
-    """An object that cannot be read.
-
-    Attributes:
-        error_class: `not_found`, `denied`, `throttled`, `timeout`, `too_large` or `unreachable`.
-        message: One line, without anything secret.
-        attempts: How often it was tried.
-    """
-
-    def __init__(self, error_class: str, message: str, attempts: int = 1) -> None:
-        super().__init__(error_class, message, attempts)
-        self.error_class = error_class
-        self.message = message
-        self.attempts = attempts
 
 
 def fetch(uri: str, *, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
@@ -314,7 +266,7 @@ class _Reader:
             except _NoRoom:
                 raise
             except Exception as error:  # noqa: BLE001 (three libraries parse what a server sends)
-                failure = _classify(error)
+                failure = classify(error)
                 return FetchError(failure.error_class, failure.message, tries)
 
     async def _read_local(
@@ -363,62 +315,11 @@ class _Reader:
             body.close()
 
 
-class _Failure(NamedTuple):
-    error_class: str
-    message: str
-    passing: bool
-    """Whether another attempt may go better."""
-
-
 def _too_large(limits: FetchLimits) -> FetchError:
     return FetchError("too_large", f"more than {limits.max_bytes:,} bytes")
 
 
 def _passes(error: BaseException) -> bool:
     return (
-        isinstance(error, Exception) and not isinstance(error, _NoRoom) and _classify(error).passing
+        isinstance(error, Exception) and not isinstance(error, _NoRoom) and classify(error).passing
     )
-
-
-def _classify(error: Exception) -> _Failure:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ClientError):
-            return _classify_answer(cause)
-        cause = cause.__cause__
-    name = type(error).__name__
-    match error:
-        case FetchError():
-            return _Failure(error.error_class, error.message, passing=False)
-        case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
-            return _Failure("not_found", "no such file", passing=False)
-        case ParamValidationError():
-            return _Failure("not_found", "not the name of a bucket and a key", passing=False)
-        case PermissionError():
-            return _Failure("denied", "permission denied", passing=False)
-        case OSError(errno=errno.ENAMETOOLONG | errno.ELOOP as number):
-            return _Failure("not_found", os.strerror(number), passing=False)
-        case _ if isinstance(error, NO_CREDENTIALS):
-            return _Failure("denied", f"no AWS credentials ({name})", passing=False)
-        case TimeoutError() | ConnectTimeoutError() | ReadTimeoutError():
-            return _Failure("timeout", "not read in time", passing=True)
-        case OSError(errno=int(number)):
-            return _Failure("unreachable", f"{name}: {os.strerror(number)}", passing=True)
-    return _Failure("unreachable", name, passing=True)
-
-
-def _classify_answer(error: ClientError) -> _Failure:
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    # The server's own words otherwise; S3's codes are single words.
-    shown = code if re.fullmatch(r"[A-Za-z.]{1,64}", code) else ""
-    message = f"the store answered {status} {shown}".rstrip()
-    if code in THROTTLED or status in (429, 503):
-        return _Failure("throttled", message, passing=True)
-    if code == "RequestTimeout" or status == 408:
-        return _Failure("timeout", message, passing=True)
-    if status == 404:
-        return _Failure("not_found", message, passing=False)
-    if status in (401, 403) or code in DENIED:
-        return _Failure("denied", message, passing=False)
-    return _Failure("unreachable", message, passing=status == 409 or status >= 500)

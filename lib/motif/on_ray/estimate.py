@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from motif.encoder.encoder import Encoder
 from motif.images.decode import DecodeError, decode
-from motif.images.fetch import FetchError, FetchLimits, fetch_all
+from motif.images.fetch import FetchLimits, fetch_all
+from motif.images.fetch_errors import FetchError
 from motif.images.preprocess import to_pixels, wanted_side
 
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 from motif.artefacts import partitions
 from motif.images import plan
 from motif.images.decode import DecodeError, decode
-from motif.images.fetch import FetchError, FetchLimits, fetch_stream
+from motif.images.fetch import FetchLimits, fetch_stream
+from motif.images.fetch_errors import FetchError
 from motif.images.plan import Request
 from motif.images.preprocess import to_pixels, wanted_side
 from motif.on_ray.plan import Segment
