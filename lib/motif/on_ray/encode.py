@@ -38,7 +38,11 @@ log = logging.getLogger(__name__)
 
 DECODE_CPUS = 0.9  # with two CPUs, two of them leave room for what follows
 ENCODER_CPUS = 0.01
-WRITER_CPUS = 0.02  # with four or eight encoders on a node, the least that decoding leaves free
+# Actors, not tasks: Ray kills idle workers beyond the CPUs that are free, of which decoding leaves
+# none, and starting a process for every part took a fifth of two cores.
+WRITER_CPUS = 0.01
+WRITERS_PER_GPU_ENCODER = 2  # one is enough but for a slow store
+MOST_WRITERS = 8  # times as many, when the cluster has grown
 CPU_BATCH, GPU_BATCH = 64, 256
 MIN_CHUNK, MAX_CHUNK = 64, 1024
 CHUNKS_PER_CPU = 8
@@ -53,6 +57,7 @@ class Resources:
     cpus: int
     gpus: int
     encoders: int
+    writers: int
     gpus_per_encoder: float
 
     @classmethod
@@ -66,11 +71,15 @@ class Resources:
         gpus = int(have.get("GPU", 0))
         # Without GPUs, one encoder on every node: its threads take all cores.
         encoders = gpus * encoders_per_gpu or session.cpu_nodes()
-        session.require(cpus=DECODE_CPUS + WRITER_CPUS + encoders * ENCODER_CPUS, what="encoding")
+        writers = encoders * (WRITERS_PER_GPU_ENCODER if gpus else 1)
+        session.require(
+            cpus=DECODE_CPUS + encoders * ENCODER_CPUS + writers * WRITER_CPUS, what="encoding"
+        )
         return cls(
             cpus=int(have.get("CPU", 1)),
             gpus=gpus,
             encoders=encoders,
+            writers=writers,
             gpus_per_encoder=1 / encoders_per_gpu if gpus else 0,
         )
 
@@ -226,10 +235,15 @@ def run_pipeline(
             ),
         )
         .map_batches(
-            stage_rows.StageRows(request, pulse).__call__,
+            stage_rows.StageRows,
+            fn_constructor_args=(request, pulse),
             batch_format="pyarrow",
             batch_size=part_rows,
             num_cpus=WRITER_CPUS,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=resources.writers,
+                max_size=resources.writers * (MOST_WRITERS if resources.gpus else 1),
+            ),
         )
     )
 

@@ -152,6 +152,7 @@ class EncodingRun:
             cpus=resources.cpus,
             gpus=resources.gpus,
             encoders=resources.encoders,
+            writers=resources.writers,
             price_per_hour=self._preparation.options.price_per_hour,
             max_failed_fraction=self._limit(made),
         )

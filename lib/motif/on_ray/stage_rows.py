@@ -18,7 +18,7 @@ from motif.on_ray.pulse import Pulse
 
 
 class StageRows:
-    """Task: writes rows into the staging folders of their buckets; returns what it did."""
+    """Actor: writes rows into the staging folders of their buckets; returns what it did."""
 
     def __init__(self, request: Request, pulse: Pulse) -> None:
         self._request = request
