@@ -60,6 +60,8 @@ def require_sums(record: dict) -> None:
     counts = record["counts"]
     assert counts["rows"] == counts["embedded"] + counts["failed"] + counts["duplicates"]
     assert counts["failed"] == sum(counts["failed_by_class"].values())
+    stages = record["stages"]  # of the first attempt: what it loses, a second one would hide
+    assert stages["planned"] == stages["embedded"] + stages["failed"]
 
 
 def write_ugly(folder: Path, picture) -> None:
@@ -128,6 +130,7 @@ def finished(manifest, folder, ray_local) -> tuple[Path, dict]:
         output,
         **{"carry": "held_out,campaign", "features": True, "buckets": 3},
         max_failed_fraction=0.9,
+        batch_size=7,  # of which the images are no multiple
     )
     return output, record
 

@@ -177,12 +177,13 @@ class Recorder:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Time one step of the job, in wall-clock seconds."""
+        """Time one step of the job, in wall-clock seconds; what comes again is added."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[step] = round(time.perf_counter() - start, 3)
+            spent = time.perf_counter() - start
+            self.seconds[step] = round(self.seconds.get(step, 0.0) + spent, 3)
 
     def finish(
         self, output: str, *, counts: dict[str, Any], space: dict[str, Any], **more: Any

@@ -51,14 +51,14 @@ class FetchAndDecode:
         waited = decoded = 0.0
         self.pulse.beat("decode", 0, uris[0])
         start = time.perf_counter()
-        for place, data in fetch_stream(uris, self.limits):
+        for number, (place, data) in enumerate(fetch_stream(uris, self.limits), start=1):
             arrived = time.perf_counter()
             records.append(self._decode(data))
             places.append(place)
             waited += arrived - start
             start = time.perf_counter()
             decoded += start - arrived
-            if len(records) == self.batch_size or len(places) == len(uris):
+            if len(records) == self.batch_size or number == len(uris):
                 self.pulse.beat("decode", len(records), uris[place])
                 yield self._batch(rows.take(places), records, waited, decoded)
                 records, places = [], []
