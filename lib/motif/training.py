@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from motif import metrics
 from motif.errors import InputError
-from motif.losses import twin_triplet_loss
+from motif.gather import gather_rows, of_leader, total, world
+from motif.losses import triplet_hinges
 from motif.model import SameNetwork, WhitenedEmbedding, creator_vectors, embed
 from motif.triplets import CreatorImages, sample_batch
 from motif.whitening import Whitening, fit
@@ -191,12 +191,12 @@ def _descend(
     hyper: Hyperparameters,
     report: Callable[[dict[str, float]], None],
 ) -> tuple[SameNetwork, list[dict[str, float]]]:
-    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    per_worker = min(hyper.creators_per_batch, len(images)) // world
+    rank, workers = world()
+    per_worker = min(hyper.creators_per_batch, len(images)) // workers
     if per_worker < 1:
         raise InputError(
-            f"{world} workers for batches of {min(hyper.creators_per_batch, len(images))} creators:"
-            " use fewer workers"
+            f"{workers} workers for batches of {min(hyper.creators_per_batch, len(images))}"
+            " creators: use fewer workers"
         )
     optimizer = torch.optim.AdamW(
         network.residual.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay
@@ -209,7 +209,7 @@ def _descend(
     for step in range(1, hyper.steps + 1):
         batch = sample_batch(
             images,
-            creators=per_worker * world,
+            creators=per_worker * workers,
             set_sizes=hyper.set_sizes,
             seed=hyper.seed,
             step=step,
@@ -219,11 +219,12 @@ def _descend(
         vectors = creator_vectors(
             wrapped, inputs[torch.from_numpy(mine).flatten(0, 1)].to(device)
         ).unflatten(0, (per_worker, 2))
-        pairs = gather_rows(vectors)
-        # Each worker's gradient holds its own rows' share; DDP averages, so the sum is restored.
-        loss = twin_triplet_loss(pairs[:, 0], pairs[:, 1], margin=hyper.margin) * world
+        own, active = triplet_hinges(
+            vectors, gather_rows(vectors), first=rank * per_worker, margin=hyper.margin
+        )
+        loss = own / total(active).clamp(min=1)  # over the workers, these add up to the loss
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * workers).backward()  # DDP averages gradients
         optimizer.step()
         with torch.no_grad():
             for kept, new in zip(average.parameters(), network.parameters(), strict=True):
@@ -233,7 +234,7 @@ def _descend(
         score = of_leader(judge.score(average), device)
         row = {
             "step": step,
-            "loss": loss.item() / world,
+            "loss": total(loss).item(),
             "validation_mrr": score,
             "steps_per_second": step / (time.perf_counter() - start),
         }
@@ -244,28 +245,6 @@ def _descend(
         elif step - best_step >= hyper.patience * hyper.validate_every:
             break
     return best, curve
-
-
-def gather_rows(vectors: Float[Tensor, "mine ..."]) -> Float[Tensor, "all ..."]:
-    """Return the rows of all workers in the order of ranks; gradients reach this worker's own."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return vectors
-    parts = [torch.empty_like(vectors) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, vectors.detach().contiguous())
-    parts[dist.get_rank()] = vectors
-    return torch.cat(parts)
-
-
-def of_leader(value: float, device: torch.device) -> float:
-    """Return the first worker's value on all, so that all stop at one step.
-
-    Machines that differ round differently; a worker that went on alone would wait for ever.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    agreed = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(agreed, src=0)
-    return agreed.item()
 
 
 class _Judge:

@@ -11,14 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from motif.errors import InputError
-from motif.losses import twin_triplet_loss
+from motif.gather import gather_rows, of_leader, total
+from motif.losses import triplet_hinges, triplet_loss
 from motif.model import SameNetwork, WhitenedEmbedding, embed
 from motif.training import (
     Hyperparameters,
     Outcome,
     count_parameters,
-    gather_rows,
-    of_leader,
     to_metrics,
     train,
 )
@@ -315,8 +314,8 @@ def in_a_worker(rank: int, world: int, folder: str) -> None:
     share = CREATORS // world
     mine = functional.normalize(rows[rank * share : (rank + 1) * share] @ matrix, dim=-1)
     pairs = gather_rows(mine)
-    loss = twin_triplet_loss(pairs[:, 0], pairs[:, 1], margin=1.0) * world
-    loss.backward()
+    own, active = triplet_hinges(mine, pairs, first=rank * share, margin=1.0)
+    (own / total(active) * world).backward()
     dist.all_reduce(matrix.grad)  # what DistributedDataParallel does: the mean over workers
     matrix.grad /= world
     network, curve = trained_network(nn.parallel.DistributedDataParallel)
@@ -357,7 +356,7 @@ def test_two_workers_have_the_gradient_of_one_on_the_whole_batch(two_workers):
     start, rows = start_and_rows()
     matrix = start.clone().requires_grad_()
     pairs = functional.normalize(rows @ matrix, dim=-1)
-    twin_triplet_loss(pairs[:, 0], pairs[:, 1], margin=1.0).backward()
+    triplet_loss(pairs, margin=1.0).backward()
     assert matrix.grad.abs().sum() > 0
     for worker in two_workers:
         torch.testing.assert_close(worker["gradient"], matrix.grad)
