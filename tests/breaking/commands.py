@@ -82,7 +82,7 @@ class Job:
         except psutil.NoSuchProcess:
             return []
 
-    def wait_until(self, reached: Callable[[], object], *, timeout: float = 150.0) -> bool:
+    def wait_until(self, reached: Callable[[], object], *, timeout: float = 240.0) -> bool:
         """Wait; returns whether it came so far before it ended."""
         deadline = time.monotonic() + timeout
         while not reached():

@@ -9,7 +9,7 @@ from ray.cluster_utils import Cluster
 from tests.breaking import commands
 
 ENCODER_TITLE = "ray::MapWorker(MapBatches(EncodeImages))"
-SLOWLY = ("--in-flight", "2", "--stall-seconds", "100")
+SLOWLY = ("--in-flight", "2", "--stall-seconds", "240")
 DELAY_SECONDS = 0.1
 
 
