@@ -54,9 +54,6 @@ def connect(*, num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
     # What `ray job submit` set for the job is merged with ours, variable by variable.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-    # The driver's C++ core prints to our standard error, mostly about Ray's own actors. What is
-    # fatal to a worker or a daemon reaches us as an exception all the same.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             _require_listening(address)
@@ -71,6 +68,9 @@ def connect(*, num_cpus: int | None = None) -> None:
                 f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})"
             ) from error
         return
+    # The driver's C++ core prints to our standard error, mostly about Ray's own actors. What is
+    # fatal to a worker or a daemon reaches us as an exception all the same.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _silenced_core():
         ray.init(
             address="local",
