@@ -1,15 +1,13 @@
 """What a training step costs, as ratios from one run.
 
-    .venv/bin/python benchmarks/train.py [--repeats 5]
+    .venv/bin/python -m benchmarks.train [--repeats 5]
 
 `loss` compares the all-triplets hinge with pytorch-metric-learning's on one batch: value, gradient,
-time, and the peak of the memory that each takes beyond the batch.
+time, and all the memory that one pass asks for.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.encode_parts.measurement import machine
 from motif.losses import triplet_loss
 
 CREATORS, IMAGES, DIM, MARGIN = 256, 4, 256, 0.2
@@ -106,16 +105,6 @@ def allocated_mb(loss: Callable[[Tensor], Tensor], batch: Tensor) -> float:
         evaluate(loss, batch)
     sizes = (event.self_cpu_memory_usage for event in profiled.events())
     return round(sum(size for size in sizes if size > 0) / 1e6, 1)
-
-
-def machine() -> dict:
-    """Return what the figures depend on."""
-    return {
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 if __name__ == "__main__":
