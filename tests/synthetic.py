@@ -17,6 +17,7 @@ from motif import space as spaces
 from motif.artefacts import checkpoint, embeddings, run
 from motif.artefacts.checkpoint import Checkpoint, CheckpointConfig
 from motif.artefacts.snapshot import Bucket, Snapshot
+from motif.artefacts.training_set import Counts, TrainingSet
 from motif.model import WhitenedEmbedding
 from motif.publishing import Directions
 from motif.space import Preprocess, Space
@@ -166,3 +167,33 @@ def publish(
     fragments = publishing.write_rows(where, creators)
     expected = len(set(rows["creator_id"].to_pylist()))
     return publishing.commit(where, schema, fragments, expected_rows=expected)
+
+
+def make_training_set(
+    inputs: np.ndarray, creator: np.ndarray, training: Sequence[int], validation: Sequence[int]
+) -> TrainingSet:
+    """A training set in memory; creators with one image are left out, as when it is read."""
+
+    def of(creators: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        found = [np.flatnonzero(creator == c) for c in creators]
+        found = [rows for rows in found if len(rows) >= 2]
+        index = np.concatenate([np.zeros(0, int), *found])
+        return np.asarray(inputs)[index], np.cumsum([0, *(len(rows) for rows in found)])
+
+    rows, offsets = of(training)
+    validation_rows, validation_offsets = of(validation)
+    return TrainingSet(
+        rows=rows,
+        offsets=offsets,
+        validation=validation_rows,
+        validation_offsets=validation_offsets,
+        counts=Counts(
+            images=len(creator),
+            train_creators=len(training),
+            validation_creators=len(validation),
+            test_creators=0,
+            copies=0,
+            shared=0,
+            single=0,
+        ),
+    )

@@ -1,11 +1,13 @@
 """Rows of all workers of torch.distributed, as if one process had computed them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 
 def world() -> tuple[int, int]:
@@ -13,13 +15,17 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def gather_rows(vectors: Float[Tensor, "mine ..."]) -> Float[Tensor, "all ..."]:
-    """Return the rows of all workers in the order of ranks; every worker brings as many.
+def gather_rows(vectors: Float[Tensor, "mine ..."], counts: Sequence[int]) -> Tensor:
+    """Return the rows of all workers in the order of ranks.
 
     Gradients flow back to the worker that a row came from, from whoever used it: when each worker
     computes its share of a loss from all rows, each row gets the gradient of the whole loss.
+
+    Args:
+        vectors: This worker's rows.
+        counts: Rows of each worker.
     """
-    return vectors if world()[1] == 1 else _Gather.apply(vectors)
+    return vectors if world()[1] == 1 else _Gather.apply(vectors, tuple(counts))
 
 
 def total(value: Tensor) -> Tensor:
@@ -30,29 +36,35 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def of_leader(value: float, device: torch.device) -> float:
-    """Return the first worker's value on all, so that all stop at one step.
+def of_leader(value: Tensor) -> Tensor:
+    """Return the first worker's tensor on all; the others' say its shape and kind.
 
-    Machines that differ round differently; a worker that went on alone would wait for ever.
+    What is decided by it is decided alike: machines that differ round differently, and a worker
+    that went on alone would wait for ever.
     """
-    if world()[1] == 1:
-        return value
-    agreed = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(agreed, src=0)
-    return agreed.item()
+    if world()[1] > 1:
+        value = value.detach().clone()
+        dist.broadcast(value, src=0)
+    return value
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        ctx.rows = len(vectors)
-        parts = [torch.empty_like(vectors) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, vectors.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, vectors: Tensor, counts: tuple[int, ...]) -> Tensor:
+        rank = dist.get_rank()
+        if len(vectors) != counts[rank]:
+            raise ValueError(f"{len(vectors)} rows on worker {rank} of {counts}")
+        ctx.rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        most = max(counts)  # workers must send as many rows
+        padding = [0, 0] * (vectors.dim() - 1) + [0, most - len(vectors)]
+        parts = [
+            vectors.new_empty((most, *vectors.shape[1:])) for _ in range(dist.get_world_size())
+        ]
+        dist.all_gather(parts, functional.pad(vectors, padding).contiguous())
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         whole = gradients[0].contiguous().clone()
         dist.all_reduce(whole)
-        start = dist.get_rank() * ctx.rows
-        return whole[start : start + ctx.rows]
+        return whole[ctx.rows], None

@@ -177,7 +177,7 @@ class Progress:
             return
         self._closed = self._clock()
         # The whole run's rate: the recent one is only its tail.
-        pace = [f"in {_duration(self._closed - self._started)}"]
+        pace = [f"in {duration(self._closed - self._started)}"]
         if rate := self._images_per_second():
             pace.insert(0, f"{_number(rate)} images/s")
         if self._line is not None:
@@ -289,8 +289,8 @@ class Progress:
             start = (self._first_part or (self._last_part,))[0] - self._started
             return {
                 "stage": None,
-                "verdict": f"too short a run to tell: start-up took {_duration(start)} of"
-                f" {_duration(self._wall_seconds())}",
+                "verdict": f"too short a run to tell: start-up took {duration(start)} of"
+                f" {duration(self._wall_seconds())}",
             }
         return bottleneck.find(use, cpus=self._cpus, gpus=self._gpus)
 
@@ -315,14 +315,14 @@ class Progress:
     def _pace(self, now: float) -> list[str]:
         """Say how fast it goes and how long it will take, as far as that can be told."""
         if self._first_part is None:
-            return [f"starting for {_duration(now - self._started)}"]
+            return [f"starting for {duration(now - self._started)}"]
         if (quiet := now - self._last_part) >= QUIET_SECONDS:
-            return [f"nothing new for {_duration(quiet)}"]
+            return [f"nothing new for {duration(quiet)}"]
         rate = self._recent.per_second()
         if not rate:
             return []
         left = max(self.planned - self.done, 0) / rate
-        return [f"{_number(rate)} images/s", f"{_duration(left)} left"]
+        return [f"{_number(rate)} images/s", f"{duration(left)} left"]
 
 
 class _RecentRate:
@@ -380,7 +380,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return seconds as its two largest units, such as `3 min 32 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,4 +1,4 @@
-"""encode_images in a process of its own: started, watched, killed, and what it left checked."""
+"""Jobs in processes of their own: started, watched, killed, and what they left checked."""
 
 import signal
 import subprocess
@@ -108,22 +108,20 @@ class Job:
         return Ended(code, self.text, time.monotonic() - self._started)
 
 
+def encoding(images: Path, output: Path, encoder: str, *flags: str) -> list[str]:
+    """Return the command that encodes."""
+    command = [sys.executable, "-m", "jobs.encode_images", "--images", str(images)]
+    return [*command, "--output", str(output), "--encoder", encoder, *flags]
+
+
 @contextmanager
-def running(
-    images: Path,
-    output: Path,
-    encoder: str,
-    *flags: str,
-    environment: dict[str, str],
-    log: Path,
-    prefix: Iterable[str] = (),
-) -> Iterator[Job]:
-    """Run the command while the block runs; what is left of it afterwards is killed by id."""
-    command = [*prefix, sys.executable, "-m", "jobs.encode_images", "--images", str(images)]
-    command += ["--output", str(output), "--encoder", encoder, *flags]
+def running(command: Iterable[str], *, environment: dict[str, str], log: Path) -> Iterator[Job]:
+    """Run a command while the block runs; what is left of it afterwards is killed by id."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+            list(command),
+            **{"cwd": ROOT, "env": environment, "stdout": file, "stderr": file},
+            start_new_session=True,
         )
         job = Job(process, log)
         try:

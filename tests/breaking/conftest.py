@@ -75,14 +75,10 @@ def start(
         environment |= commands.CREDENTIALS
         if address:
             environment["RAY_ADDRESS"] = address
+        flags = ("--endpoint-url", server.url, *flags)
+        command = commands.encoding(images or pictures.manifest, output, encoder, *flags)
         return commands.running(
-            images or pictures.manifest,
-            output,
-            encoder,
-            *("--endpoint-url", server.url, *flags),
-            environment=environment,
-            log=tmp_path / f"log-{count}.txt",
-            prefix=prefix,
+            [*prefix, *command], environment=environment, log=tmp_path / f"log-{count}.txt"
         )
 
     return run

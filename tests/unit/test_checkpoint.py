@@ -29,7 +29,7 @@ ROWS = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
 def network() -> SameNetwork:
     torch.manual_seed(0)
     network = SameNetwork(make_whitening(6, 4), hidden_dim=16)
-    torch.nn.init.normal_(network.residual[-1].weight)
+    torch.nn.init.normal_(network.last.weight)
     return network
 
 
@@ -77,7 +77,7 @@ def test_the_fingerprint_is_of_the_encoder_space_and_the_weights(tmp_path, writt
     other_space = make_space(6, encoder="another")
     elsewhere = Checkpoint.open(write_checkpoint(tmp_path / "other", other_space, network))
     with torch.no_grad():
-        network.residual[-1].bias += 1e-3
+        network.last.bias += 1e-3
     moved = Checkpoint.open(write_checkpoint(tmp_path / "moved", SPACE, network)).fingerprint
     assert found == again
     assert len({found, elsewhere.fingerprint, moved}) == 3
@@ -117,7 +117,7 @@ def test_run_json_is_written_last(tmp_path, network):
 def test_tampered_weights_are_refused(written):
     path = written / "model.safetensors"
     weights = load(path.read_bytes())
-    weights["residual.13.bias"] = weights["residual.13.bias"] + 1
+    weights["last.bias"] = weights["last.bias"] + 1
     path.write_bytes(save(weights))
     with pytest.raises(InputError, match=r"model\.safetensors is not the file that run\.json"):
         Checkpoint.open(str(written))

@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from motif.model import (
     HIDDEN_LAYERS,
+    PaperNetwork,
     SameNetwork,
     WhitenedEmbedding,
     as_inputs,
@@ -26,8 +27,8 @@ def whitening() -> Whitening:
 def network(whitening) -> SameNetwork:
     """A network whose residual does something."""
     torch.manual_seed(2)
-    network = SameNetwork(whitening, hidden_dim=8, dropout=0.5)
-    nn.init.normal_(network.residual[-1].weight)
+    network = SameNetwork(whitening, hidden_dim=8)
+    nn.init.normal_(network.last.weight)
     return network
 
 
@@ -40,12 +41,12 @@ def test_whitening_is_centre_multiply_normalise(whitening):
 
 def test_before_training_the_network_is_the_whitening(whitening):
     torch.manual_seed(0)
-    network = SameNetwork(whitening, hidden_dim=8, dropout=0.5)
+    network = SameNetwork(whitening, hidden_dim=8)
     torch.testing.assert_close(embed(network, ROWS), WhitenedEmbedding(whitening)(ROWS))
 
 
 def test_it_is_an_mlp_with_three_hidden_layers(network):
-    linear = [layer for layer in network.residual if isinstance(layer, nn.Linear)]
+    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     assert HIDDEN_LAYERS == 3
     assert [(layer.in_features, layer.out_features) for layer in linear] == [
         *((4, 8), (8, 8), (8, 8)),
@@ -57,15 +58,15 @@ def test_all_of_the_network_but_the_whitening_learns(network):
     network.train()
     (network(ROWS) * torch.randn(50, 4)).sum().backward()
     names = {name for name, _ in network.named_parameters()}
-    assert all(name.startswith("residual.") for name in names)
+    assert not any(name.startswith("whitened.") for name in names)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
     assert {"whitened.mean", "whitened.matrix"} <= set(network.state_dict())
 
 
 def test_the_last_layer_learns_from_the_first_step(whitening):
-    network = SameNetwork(whitening, hidden_dim=8, dropout=0.0)
+    network = SameNetwork(whitening, hidden_dim=8)
     (network(ROWS) * torch.randn(50, 4)).sum().backward()
-    assert network.residual[-1].weight.grad.abs().sum() > 0
+    assert network.last.weight.grad.abs().sum() > 0
 
 
 def test_outputs_are_unit(network):
@@ -73,13 +74,36 @@ def test_outputs_are_unit(network):
     torch.testing.assert_close(lengths, torch.ones(50))
 
 
-def test_dropout_is_on_in_training_and_off_in_embed(network):
-    network.train()
-    assert not torch.equal(network(ROWS), network(ROWS))
-    network.train()
-    first = embed(network, ROWS)
-    assert torch.equal(first, embed(network, ROWS))
-    assert not first.requires_grad
+def test_masks_multiply_the_input_and_every_hidden_layer(network):
+    widths = network.dropout_widths
+    assert widths == [4, 8, 8, 8]
+    generator = torch.Generator().manual_seed(5)
+    masks = 2.0 * (torch.rand(50, sum(widths), generator=generator) < 0.5)
+    base = network.whitened(ROWS)
+    rows = base * masks[:, :4]
+    for layer in range(HIDDEN_LAYERS):
+        rows = network.hidden[layer](rows) * masks[:, 4 + 8 * layer : 12 + 8 * layer]
+    expected = functional.normalize(base + network.last(rows), dim=-1)
+    torch.testing.assert_close(network(ROWS, masks), expected)
+    assert not torch.allclose(network(ROWS, masks), network(ROWS))
+
+
+def test_embed_needs_no_gradients(network):
+    assert not embed(network, ROWS).requires_grad
+
+
+def test_the_papers_network_is_an_mlp_on_the_raw_embedding(whitening):
+    torch.manual_seed(0)
+    network = PaperNetwork(whitening, hidden_dim=8)
+    rows = ROWS
+    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    assert len(linear) == HIDDEN_LAYERS + 1
+    for layer in linear[:-1]:
+        rows = (rows @ layer.weight.T + layer.bias).clamp(min=0)
+    rows = rows @ linear[-1].weight.T + linear[-1].bias
+    expected = rows / rows.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(embed(network, ROWS), expected)
+    assert torch.equal(network.whitened.matrix, whitening.matrix)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 51])

@@ -1,44 +1,33 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motif.triplets import CreatorImages, sample_batch
+from motif.triplets import SLICES, Batches, offsets_of
 
 
-def archive(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, CreatorImages]:
-    """Creators with the given numbers of images, their rows shuffled."""
-    creator = np.repeat(np.arange(len(sizes)), sizes)
-    creator = np.random.default_rng(seed).permutation(creator)
-    return creator, CreatorImages.group(creator)
+def batches(sizes: list[int], *, creators: int = 8, set_sizes=(1, 2), seed: int = 0) -> Batches:
+    """Batches of creators that own as many rows."""
+    return Batches(np.cumsum([0, *sizes]), creators, set_sizes, seed)
 
 
-def test_grouping_matches_the_definition():
-    creator = np.array([7, 2, 7, 9, 2, 7, 4])
-    images = CreatorImages.group(creator)
-    found = [
-        images.rows[images.offsets[i] : images.offsets[i + 1]].tolist() for i in range(len(images))
-    ]
-    assert found == [[1, 4], [6], [0, 2, 5], [3]]
+def whole(found: Batches, step: int) -> np.ndarray:
+    return found.draw(step, range(found.slices))
 
 
-def test_grouping_leaves_out_creators_with_too_few_images():
-    creator = np.array([7, 2, 7, 9, 2, 7, 4])
-    for at_least, expected in ((2, [[1, 4], [0, 2, 5]]), (3, [[0, 2, 5]]), (4, [])):
-        images = CreatorImages.group(creator, at_least)
-        assert len(images) == len(expected)
-        assert images.rows.tolist() == [row for rows in expected for row in rows]
+def owners(sizes: list[int]) -> np.ndarray:
+    return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def test_grouping_nothing_is_empty():
-    assert len(CreatorImages.group(np.zeros(0, int))) == 0
+def test_offsets_are_where_creators_begin_and_end():
+    assert offsets_of(np.array([4, 4, 4, 2, 9, 9])).tolist() == [0, 3, 4, 6]
+    assert offsets_of(np.zeros(0, int)).tolist() == [0]
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
-    _, images = archive([5] * 30)
-
-    def draw(seed, step):
-        return sample_batch(images, creators=8, set_sizes=(1, 2), seed=seed, step=step).tolist()
+    def draw(seed: int, step: int) -> list:
+        return whole(batches([5] * 30, seed=seed), step).tolist()
 
     first = draw(1, 7)
     np.random.default_rng(99).random(1000)
@@ -57,54 +46,87 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
     step=st.integers(0, 10_000),
 )
 def test_rows_belong_to_the_creator_and_no_image_is_its_own_positive(sizes, set_size, step):
-    creator, images = archive(sizes)
-    batch = sample_batch(images, creators=8, set_sizes=(set_size,), seed=0, step=step)
+    batch = whole(batches(sizes, set_sizes=(set_size,)), step)
     assert batch.shape == (min(8, len(sizes)), 2, set_size)
-    owners = [set(creator[pair].ravel().tolist()) for pair in batch]
-    assert all(len(owner) == 1 for owner in owners)
-    assert len(set.union(*owners)) == len(batch), "a creator twice would be its own negative"
+    found = [set(owners(sizes)[pair].ravel().tolist()) for pair in batch]
+    assert all(len(owner) == 1 for owner in found)
+    assert len(set.union(*found)) == len(batch), "a creator twice would be its own negative"
     for first, second in batch:
         assert not set(first.tolist()) & set(second.tolist())
 
 
-def test_full_sets_repeat_no_image():
-    _, images = archive([8] * 10)
-    batch = sample_batch(images, creators=10, set_sizes=(4,), seed=0, step=1)
-    for pair in batch:
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(8, 30), min_size=10, max_size=10), step=st.integers(0, 1000))
+def test_full_sets_repeat_no_image(sizes, step):
+    for pair in whole(batches(sizes, creators=10, set_sizes=(4,)), step):
         assert len(set(pair.ravel().tolist())) == 8
 
 
 def test_creators_with_two_images_fill_sets_by_repeating():
-    creator, images = archive([2] * 6)
-    batch = sample_batch(images, creators=6, set_sizes=(4,), seed=0, step=1)
-    for first, second in batch:
+    for first, second in whole(batches([2] * 6, creators=6, set_sizes=(4,)), 1):
         assert len(set(first.tolist())) == 1
         assert len(set(second.tolist())) == 1
-        assert creator[first[0]] == creator[second[0]]
         assert first[0] != second[0]
 
 
 def test_all_creators_images_and_set_sizes_come_up():
-    creator, images = archive([6] * 12)
+    found = batches([6] * 12, creators=4, set_sizes=(1, 2, 3))
     seen, widths = set(), set()
     for step in range(200):
-        batch = sample_batch(images, creators=4, set_sizes=(1, 2, 3), seed=0, step=step)
+        batch = whole(found, step)
         seen.update(batch.ravel().tolist())
         widths.add(batch.shape[2])
-    assert seen == set(range(len(creator)))
+    assert seen == set(range(72))
     assert widths == {1, 2, 3}
 
 
-def test_grouping_at_least_two_makes_a_creator_with_one_image_safe():
-    creator = np.array([0, 0, 1, 2, 2, 2])
-    images = CreatorImages.group(creator, 2)
-    batch = sample_batch(images, creators=10, set_sizes=(2,), seed=0, step=0)
-    assert len(batch) == 2
-    assert 2 not in batch
+@pytest.mark.parametrize(("images", "size"), [(7, 2), (4, 2), (9, 1)])
+def test_every_image_is_as_likely_in_every_place(images, size):
+    found = batches([images] * 50, creators=50, set_sizes=(size,))
+    drawn = np.concatenate([whole(found, step) % images for step in range(400)])
+    draws = len(drawn)
+    for side in (0, 1):
+        for place in range(size):
+            counts = np.bincount(drawn[:, side, place], minlength=images)
+            spread = np.sqrt(draws / images)
+            assert np.abs(counts - draws / images).max() < 5 * spread
 
 
 @pytest.mark.parametrize("creators", [1, 5, 12, 100])
 def test_batches_hold_as_many_creators_as_asked_or_there_are(creators):
-    _, images = archive([3] * 12)
-    batch = sample_batch(images, creators=creators, set_sizes=(1,), seed=0, step=0)
-    assert len(batch) == min(creators, 12)
+    found = batches([3] * 12, creators=creators, set_sizes=(1,))
+    assert found.width == len(whole(found, 0)) == min(creators, 12)
+
+
+@settings(deadline=None)
+@given(creators=st.integers(1, 300), workers=st.integers(1, SLICES), step=st.integers(0, 100))
+def test_workers_share_out_the_batch_of_one(creators, workers, step):
+    found = batches([3] * 200, creators=creators)
+    workers = min(workers, found.slices)
+    shares = [found.share(rank, workers) for rank in range(workers)]
+    parts = [found.draw(step, share.slices) for share in shares]
+    assert [len(part) for part in parts] == list(shares[0].counts)
+    assert min(shares[0].counts) > 0
+    assert [share.first for share in shares] == np.cumsum([0, *shares[0].counts])[:-1].tolist()
+    np.testing.assert_array_equal(np.concatenate(parts), whole(found, step))
+
+
+def dropout(found: Batches, slices: range, step: int = 3, rate: float = 0.5) -> torch.Tensor:
+    return found.dropout(step, slices, rows=4, width=50, rate=rate, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("workers", [1, 3, 4])
+def test_dropout_does_not_depend_on_the_workers(workers):
+    found = batches([3] * 200, creators=70)
+    shares = [found.share(rank, workers) for rank in range(workers)]
+    parts = [dropout(found, share.slices) for share in shares]
+    assert [len(part) for part in parts] == [4 * count for count in shares[0].counts]
+    assert torch.equal(torch.cat(parts), dropout(found, range(found.slices)))
+
+
+def test_dropout_keeps_the_expectation_and_changes_with_the_step():
+    found = batches([3] * 200, creators=200)
+    factors = dropout(found, range(found.slices), rate=0.3)
+    torch.testing.assert_close(factors.unique(), torch.tensor([0.0, 1 / 0.7]))
+    assert float(factors.mean()) == pytest.approx(1, abs=0.02)
+    assert not torch.equal(factors, dropout(found, range(found.slices), 4, rate=0.3))

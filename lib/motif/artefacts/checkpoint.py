@@ -11,7 +11,7 @@ from motif import space as spaces
 from motif import splits, storage
 from motif.artefacts import run
 from motif.errors import InputError
-from motif.model import SameNetwork, WhitenedEmbedding
+from motif.model import PaperNetwork, SameNetwork, WhitenedEmbedding
 from motif.space import Space
 from motif.whitening import Whitening
 
@@ -25,7 +25,7 @@ class CheckpointConfig:
 
     architecture: str
     """`same`; `whitening` where the network was no better; `mean` (an identity in its place) where
-    the whitening was worse than the plain mean."""
+    the whitening was worse than the plain mean; `paper`, which is kept as it is."""
     input_column: str
     """Column of EMBEDDINGS that it reads: `embedding` or `features`."""
     input_dim: int
@@ -118,7 +118,7 @@ class Checkpoint:
 
     def whitening(self) -> WhitenedEmbedding:
         """Return the whitening alone, whichever architecture this is."""
-        if isinstance(self.model, SameNetwork):
+        if isinstance(self.model, SameNetwork | PaperNetwork):
             return self.model.whitened
         assert isinstance(self.model, WhitenedEmbedding)
         return self.model
@@ -135,4 +135,6 @@ def build_model(config: CheckpointConfig) -> torch.nn.Module:
         return WhitenedEmbedding(empty)
     if config.architecture == "same":
         return SameNetwork(empty, hidden_dim=config.hidden_dim)
+    if config.architecture == "paper":
+        return PaperNetwork(empty, hidden_dim=config.hidden_dim)
     raise InputError(f"checkpoint of unknown architecture {config.architecture!r}")

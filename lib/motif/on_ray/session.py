@@ -60,6 +60,8 @@ def connect(*, num_cpus: int | None = None) -> None:
             with _silenced_core():
                 ray.init(
                     address=address,
+                    # As below; on a cluster, the dashboard shows what workers log.
+                    log_to_driver=False,
                     logging_level=logging.WARNING,
                     runtime_env={"env_vars": _worker_environment()},
                 )

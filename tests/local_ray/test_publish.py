@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import shutil
 import signal
@@ -13,18 +12,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from torch.nn import functional
 
 from jobs import publish_creators, train_same
-from motif import adjectives, command, schemas
-from motif.artefacts import checkpoint, run
+from motif import adjectives, schemas
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
 from motif.encoder.encoder import Encoder
 from motif.encoder.source import resolve
-from motif.errors import ContractError, InputError, OutputError, SpaceError
+from motif.errors import ContractError, InputError, SpaceError
 from motif.model import SameNetwork, embed
 from motif.table import LIVE, CreatorTable
+from tests.commands_in_process import refused
 from tests.synthetic import (
     make_space,
     make_whitening,
@@ -38,152 +36,6 @@ from tests.synthetic import (
 ROOT = Path(train_same.__file__).parents[1]
 WORDS = ["vivid", "calm"]
 LITE_DIM = 384
-QUICK = {
-    **{"dim": 3, "hidden_dim": 64, "dropout": 0.0, "learning_rate": 3e-3, "creators_per_batch": 16},
-    **{"steps": 120, "validate_every": 10, "patience": 100},
-}
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def refused(monkeypatch, capfd, job, *flags: str) -> str:
-    """Run a job as its command would; return what is on standard error."""
-    monkeypatch.setattr("sys.argv", ["job", *flags])
-    # Its handler would write to this test's standard error for the rest of the session.
-    monkeypatch.setattr(logging.root, "handlers", [])
-    with pytest.raises(SystemExit) as stop:
-        command.run_job(job.main, job.Config, name="job")
-    assert stop.value.code == 2
-    told = capfd.readouterr()
-    assert told.out == ""
-    return told.err
-
-
-# -- train --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory) -> str:
-    """EMBEDDINGS whose themes show up to sign, so that a network is better than the whitening."""
-    generator = np.random.default_rng(0)
-    themes = unit(generator.normal(size=(60, 1, 3)))
-    signs = generator.choice([-1, 1], (60, 12, 1))
-    rows = unit(signs * themes + 0.1 * generator.normal(size=(60, 12, 3))).reshape(-1, 3)
-    ids = [f"creator-{i:03d}" for i in range(60) for _ in range(12)]
-    folder = tmp_path_factory.mktemp("signed")
-    return write_embeddings(folder / "embeddings", rows_of(ids, rows), make_space(3))
-
-
-def train(embeddings: str, output: Path, **more) -> dict:
-    settings = {**QUICK, **more}
-    return train_same.main(train_same.Config(embeddings=embeddings, output=str(output), **settings))
-
-
-@pytest.fixture(scope="module")
-def trained(signed, tmp_path_factory, ray_local) -> tuple[Path, dict]:
-    output = tmp_path_factory.mktemp("trained") / "same"
-    return output, train(signed, output)
-
-
-def test_training_leaves_a_checkpoint_and_nothing_else(trained, signed):
-    output, record = trained
-    names = sorted(path.name for path in output.iterdir())
-    assert names == ["config.json", "metrics.json", "model.safetensors", "run.json"]
-    newest = max(output.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert newest.name == "run.json"
-    assert json.loads((output / "run.json").read_text()) == json.loads(json.dumps(record))
-    opened = Checkpoint.open(str(output))
-    assert record["architecture"] == "same", record["reason"]
-    assert isinstance(opened.model, SameNetwork)
-    assert opened.encoder_space == Embeddings.open(signed).space
-    assert record["space"]["fingerprint"] == opened.fingerprint
-    assert opened.metrics["curve"][-1]["step"] == 120
-
-
-def test_training_counts_every_creator_once(trained, signed):
-    counts = trained[1]["counts"]
-    assert counts["images"] == 720
-    opened = Checkpoint.open(str(trained[0]))
-    ids = set(Embeddings.open(signed).read(["creator_id"])["creator_id"].to_pylist())
-    found = [opened.split_of(creator) for creator in ids]
-    for split in ("train", "validation", "test"):
-        assert counts[f"{split}_creators"] == found.count(split) > 0
-
-
-def curve(output: Path) -> list[dict]:
-    return Checkpoint.open(str(output)).metrics["curve"]
-
-
-def test_two_workers_train_the_network_of_one(trained, signed, tmp_path):
-    record = train(signed, tmp_path / "same", num_workers=2)
-    assert record["architecture"] == "same", record["reason"]
-    inputs = torch.tensor(schemas.matrix(Embeddings.open(signed).read()["embedding"]))
-    one, two = (
-        embed(Checkpoint.open(str(folder)).model, inputs)
-        for folder in (trained[0], tmp_path / "same")
-    )
-    # Adam turns a rounding error in a gradient near zero into a step: they drift apart, slowly.
-    for row, expected in zip(
-        *(curve(folder)[:3] for folder in (tmp_path / "same", trained[0])), strict=True
-    ):
-        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-3)
-    cosine = functional.cosine_similarity(one, two)
-    assert cosine.mean() > 0.998
-    assert cosine.min() > 0.97
-    whitened = Checkpoint.open(str(trained[0])).whitening()(inputs)
-    assert functional.cosine_similarity(one, whitened).min() < 0.9, "the network did nothing"
-
-
-def test_a_finished_checkpoint_is_refused_and_untouched(trained, signed):
-    before = snapshot(trained[0])
-    with pytest.raises(OutputError, match="holds finished same_checkpoint"):
-        train(signed, trained[0])
-    assert snapshot(trained[0]) == before
-
-
-def test_outputs_that_are_not_ours_are_refused_and_untouched(signed, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"mine")
-    for output, told in ((tmp_path / "photos", "was not made by Motif"), (Path(signed), "holds")):
-        before = snapshot(output)
-        with pytest.raises(OutputError, match=told):
-            train(signed, output, overwrite=True)
-        assert snapshot(output) == before
-
-
-def test_a_dry_run_of_training_writes_nothing(signed, tmp_path, capsys):
-    plan = train(signed, tmp_path / "same", dry_run=True)
-    assert not (tmp_path / "same").exists()
-    assert plan["train_creators"] + plan["validation_creators"] + plan["test_creators"] == 60
-    assert "720" in capsys.readouterr().out
-
-
-def test_flags_are_checked_before_anything_is_read(tmp_path):
-    for flag, value in (
-        *(("test_fraction", 1.0), ("validation_fraction", -0.1), ("num_workers", 0)),
-        *(("margin", 0.0), ("seed", -1), ("test_fold", -1), ("test_fold", 10)),
-    ):
-        with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} {value}"):
-            train("/nowhere", tmp_path / "same", **{flag: value})
-
-
-def test_a_refusal_in_a_worker_is_one_line_and_leaves_what_can_be_repeated(
-    ray_local, tmp_path, monkeypatch, capfd
-):
-    ids, vectors = themed(30, 1, 6)
-    single = write_embeddings(tmp_path / "single", rows_of(ids, vectors), make_space(6))
-    flags = ("--embeddings", single, "--output", str(tmp_path / "same"), "--test-fraction", "0")
-    told = refused(monkeypatch, capfd, train_same, *flags)
-    assert told.count("\n") == 1, told
-    assert told.startswith("error: training needs at least two creators with two images each")
-    with pytest.raises(InputError, match="is unfinished"):
-        Checkpoint.open(str(tmp_path / "same"))
-    assert run.state(str(tmp_path / "same"), checkpoint.ARTEFACT) is run.State.UNFINISHED
-
-
-# -- publish ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +58,7 @@ def place(tmp_path_factory, lite) -> Path:
     write_embeddings(folder / "embeddings", rows, lite.space)
     torch.manual_seed(0)
     network = SameNetwork(make_whitening(LITE_DIM, 8), hidden_dim=16)
-    torch.nn.init.normal_(network.residual[-1].weight)
+    torch.nn.init.normal_(network.last.weight)
     write_checkpoint(folder / "same", lite.space, network)
     (folder / "adjectives.txt").write_text("\n".join(WORDS))
     return folder

@@ -1,0 +1,1 @@
+"""Fitting SAME, apart from where it runs."""
