@@ -14,7 +14,7 @@ from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError
 from motif.evaluation import evaluate as evaluation
 from motif.evaluation import report
-from motif.evaluation.sample import choose, truth_columns
+from motif.evaluation.sample import OBJECT, choose, truth_columns
 from motif.space import require_same
 
 log = logging.getLogger("motif.evaluate")
@@ -28,7 +28,8 @@ class Config:
     """Measure a SAME checkpoint on creators, and write a report to look at."""
 
     embeddings: str
-    """Folder of EMBEDDINGS. Local or s3://."""
+    """Folder of EMBEDDINGS. Local or s3://. Where they carry a column `object`, it is also measured
+    how often a creator's theme counts for more than what an image shows."""
     model: str
     """Folder of the SAME checkpoint, trained in the space of EMBEDDINGS."""
     output: str
@@ -113,6 +114,7 @@ def plan_of(config: Config, embeddings: Embeddings, checkpoint: Checkpoint) -> d
         "creators_to_choose_from": choice.available,
         "creators_compared": len(choice.evaluated),
         "adjectives_with_truth": ", ".join(truth_columns(embeddings).values()) or "none",
+        "theme_over_object": OBJECT in embeddings.schema.names,
         "architecture": checkpoint.config.architecture,
         "space": embeddings.space.to_json(),
     }

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from motif.artefacts.checkpoint import Checkpoint, CheckpointConfig
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError, OutputError, SpaceError
 from motif.evaluation import evaluate as evaluation
-from motif.model import SameNetwork, WhitenedEmbedding
+from motif.evaluation import report
+from motif.model import PaperNetwork, SameNetwork, WhitenedEmbedding
 from motif.space import Preprocess, Space
 from motif.whitening import Whitening
 from tests import synthetic
@@ -64,8 +66,7 @@ def rows_of(creators: int, images: int, *, seed: int = 0) -> list[dict]:
                     "posted_at": None,
                     "embedding": (vector / np.linalg.norm(vector)).tolist(),
                     "content_hash": hashlib.sha256(name.encode()).hexdigest()[:32],
-                    "perceptual_hash": "0" * 16,
-                    "object": "cat",
+                    "perceptual_hash": hashlib.sha256(name.encode()).hexdigest()[:16],
                     "is_vivid": creator % 3 == 0,
                     "is_dark": creator % 3 != 0,
                     "is_2d": True,
@@ -74,11 +75,28 @@ def rows_of(creators: int, images: int, *, seed: int = 0) -> list[dict]:
     return rows
 
 
+def with_objects(rows: list[dict], objects: tuple = ("cat", "dog", "cup", "tree")) -> list[dict]:
+    """Every creator shows one object after the other."""
+    return [row | {"object": objects[i % len(objects)]} for i, row in enumerate(rows)]
+
+
 def write_embeddings(
-    output: Path, rows: list[dict], *, buckets: int = 2, space: Space = SPACE, encoder: str = "lite"
+    output: Path,
+    rows: list[dict],
+    *,
+    buckets: int = 2,
+    space: Space = SPACE,
+    encoder: str = "lite",
+    objects: pa.DataType | None = None,
+    features: pa.DataType | None = None,
 ) -> Embeddings:
+    """Write rows; `objects` is the type of that column, `features` of their items; or none."""
     carried = [pa.field(n, pa.bool_()) for n in ("is_vivid", "is_dark", "is_2d")]
-    schema = schemas.embeddings(space.dim, carried=[pa.field("object", pa.string()), *carried])
+    if objects is not None:
+        carried.append(pa.field("object", objects))
+    if features is not None:
+        carried.append(pa.field("features", pa.list_(features, DIM)))
+    schema = schemas.embeddings(space.dim, carried=carried)
     table = schemas.conform(pa.Table.from_pylist(rows, schema=schema), schema)
     synthetic.write_embeddings(output, table, space, encoder=encoder, buckets=buckets)
     return Embeddings.open(str(output))
@@ -98,7 +116,10 @@ def write_checkpoint(
     model: torch.nn.Module = WhitenedEmbedding(whitening)
     if architecture == "same":
         model = SameNetwork(whitening, hidden_dim=4)
-        torch.nn.init.normal_(model.residual[-1].weight, std=0.5)  # type: ignore[arg-type]
+    if architecture == "paper":
+        model = PaperNetwork(whitening, hidden_dim=4)
+    for parameter in model.parameters():  # the whitening has none
+        torch.nn.init.normal_(parameter, std=0.5)
     config = CheckpointConfig(
         architecture=architecture,
         input_column=input_column,
@@ -320,6 +341,28 @@ def test_creators_with_one_image_or_one_file_twice_sit_out(tmp_path):
     assert any("3 images are left out" in note for note in result.notes)
 
 
+def test_copies_that_were_saved_again_are_left_out_like_copies_of_the_file(tmp_path):
+    rows = rows_of(6, 4)
+    by_name = {row["image_id"]: row for row in rows}
+    # Creator 2 has one picture as two files of equal perceptual hash, and the second file twice;
+    # creator 3 has it, too.
+    for name in ("002-02", "003-00"):
+        by_name[name]["perceptual_hash"] = by_name["002-01"]["perceptual_hash"]
+    by_name["002-03"]["content_hash"] = by_name["002-02"]["content_hash"]
+    embeddings = write_embeddings(tmp_path / "emb", rows)
+    result = evaluation.evaluate(embeddings, write_checkpoint(tmp_path / "same"), creators="all")
+    sample = result.sample
+    assert np.diff(sample.offsets).tolist() == [4, 4, 2, 4, 4, 4]
+    assert sample.duplicates == 2
+    names = [uri.removeprefix("/nowhere/") for uri in sample.uris[8:13]]
+    assert names == ["002-00.jpg", "002-01.jpg", "003-00.jpg", "003-01.jpg", "003-02.jpg"]
+    assert len(set(sample.pictures.tolist())) == len(sample.uris) - 1  # the repost stays
+    assert any(
+        "2 images are left out because their creator has the same picture" in note
+        for note in result.notes
+    )
+
+
 def test_no_two_creators_with_two_images_is_refused(tmp_path):
     model = write_checkpoint(tmp_path / "same")
     single = write_embeddings(tmp_path / "emb", rows_of(6, 1))
@@ -396,20 +439,22 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     plan = job.main(config)
     assert plan["creators_in_embeddings"] == 20
     assert plan["adjectives_with_truth"] == "vivid, dark"
+    assert plan["theme_over_object"] is False
     assert "creators compared" in capsys.readouterr().out
     assert not output.exists()
 
 
 def test_whatever_users_write_is_text_and_nothing_is_loaded_from_elsewhere(tmp_path, tiny_encoder):
-    rows = rows_of(12, 4)
+    rows = with_objects(rows_of(12, 4), (NASTY, f"cup {NASTY}"))
     for row in rows:
         row["creator_id"] = row["creator_id"] + NASTY
         row["uri"] = f"/nowhere/{NASTY}/{row['image_id']}.jpg"
-    write_embeddings(tmp_path / "emb", rows)
+    write_embeddings(tmp_path / "emb", rows, objects=pa.string())
     write_checkpoint(tmp_path / "same")
     _, _, text = run_job(tmp_path, creators="all")
     page = Page(text)
-    assert "creator-000\"><script>alert(1)</script> &amp;'{{ 7*7 }}" in page.text
+    for text_of_theirs in ("creator-000", "cup "):
+        assert f"{text_of_theirs}\"><script>alert(1)</script> &amp;'{{{{ 7*7 }}}}" in page.text
     allowed = {"src", "href", "xlink:href"}
     for tag, attributes in page.tags:
         assert tag not in {"script", "iframe", "object", "link"}
@@ -452,12 +497,15 @@ def test_no_query_meets_itself_and_its_own_creator_is_marked(tmp_path):
     from motif.evaluation import sheets
 
     rows = rows_of(10, 4)
-    rows[1]["creator_id"], rows[1]["content_hash"] = "creator-009", rows[0]["content_hash"]
+    for first, second in zip(rows[:4], rows[36:], strict=True):  # creator 9 reposts creator 0
+        second |= {name: first[name] for name in ("perceptual_hash", "embedding")}
     embeddings = write_embeddings(tmp_path / "emb", rows)
     result = evaluation.evaluate(embeddings, write_checkpoint(tmp_path / "same"), creators="all")
-    contents = result.sample.content_hashes
+    pictures = result.sample.pictures
+    assert len(set(pictures.tolist())) == len(pictures) - 4
     found = sheets.query_sheets(result)
     assert len({sheet.query.creator_id for sheet in found}) == sheets.QUERIES
+    assert {"creator-000", "creator-009"} & {sheet.query.creator_id for sheet in found}
     for sheet in found:
         for tiles, own in (
             (sheet.by_encoder, sheet.own_by_encoder),
@@ -465,7 +513,7 @@ def test_no_query_meets_itself_and_its_own_creator_is_marked(tmp_path):
         ):
             creators = [tile.creator_id for tile in tiles]
             assert len(set(creators)) == len(creators) == sheets.NEIGHBOURS
-            assert contents[sheet.query.image] not in [contents[tile.image] for tile in tiles]
+            assert pictures[sheet.query.image] not in [pictures[tile.image] for tile in tiles]
             assert [t.score for t in tiles] == sorted((t.score for t in tiles), reverse=True)
             for place, tile in enumerate(tiles, 1):
                 assert tile.marked == (tile.creator_id == sheet.query.creator_id)
@@ -481,6 +529,179 @@ def test_default_adjectives_fill_in_where_there_is_no_truth(tmp_path):
     assert result.adjective_vectors.adjectives == expected
     assert len(result.sample.creator_ids) == 20  # adjectives take all creators
     assert 0 < result.sample.evaluated.sum() < 20
+
+
+def test_theme_over_object_is_measured_where_the_manifest_knows_objects(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", with_objects(rows_of(40, 6)), objects=pa.string())
+    checkpoint = write_checkpoint(tmp_path / "same")
+    record, metrics, page = run_job(tmp_path)
+    tested = sum(checkpoint.split_of(f"creator-{i:03d}") == "test" for i in range(40))
+    scores = metrics["theme_over_object"]
+    assert list(scores) == ["embedding", "mean", "whitened", "same"]
+    assert scores["embedding"] == scores["mean"]  # which is what the model reads
+    assert scores["mean"]["rate"] > 0.8  # nothing of the made-up objects is in the vectors
+    for score in scores.values():
+        assert list(score) == ["rate", "standard_error", "triples", "creators"]
+        assert score["creators"] == tested
+        assert 20_000 - tested < score["triples"] <= 20_000
+        assert score["standard_error"] > 0
+    compared = {
+        row["baseline"]: row
+        for row in metrics["theme_over_object_comparisons"]
+        if row["vectors"] == "same"
+    }
+    assert list(compared) == ["embedding", "mean", "whitened"]
+    for baseline, row in compared.items():
+        difference = scores["same"]["rate"] - scores[baseline]["rate"]
+        assert row["difference"] == pytest.approx(difference)
+        assert row["creators"] == tested
+    assert record["counts"]["images_without_object"] == 0
+    text = Page(page).text
+    same, encoder = (f"{100 * scores[kind]['rate']:.1f}" for kind in ("same", "embedding"))
+    sentence = f"SAME puts the creator before the object in {same} % of the cases, the encoder in"
+    assert f"{sentence} {encoder} %." in text
+    error = f"{100 * scores['embedding']['standard_error']:.1f}"
+    assert text.count(f"{encoder} ± {error}") == 1  # one row, as what the model reads is it
+    assert f"encoder {encoder} ± {error}" in text
+    assert "6 of these triples, at random" in text
+    assert text.count("nearer: encoder") == text.count("nearer: SAME") == 6
+    row = compared["whitened"]
+    assert f"{abs(100 * row['difference']):.1f} ± {100 * row['standard_error']:.1f}" in text
+
+
+def test_triples_are_of_the_evaluated_creators_and_the_sheet_says_which_is_nearer(tmp_path):
+    from motif.evaluation import sheets
+
+    rows = with_objects(rows_of(40, 6))
+    checkpoint = write_checkpoint(tmp_path / "same")
+    tested = [i for i in range(40) if checkpoint.split_of(f"creator-{i:03d}") == "test"]
+    original, reposter = (slice(6 * i, 6 * i + 6) for i in tested[:2])
+    for first, second in zip(rows[original], rows[reposter], strict=True):
+        second |= {name: first[name] for name in ("perceptual_hash", "object")}
+    embeddings = write_embeddings(tmp_path / "emb", rows, objects=pa.string())
+    # With texts all creators are read, for adjectives; those of the test are still these.
+    result = evaluation.evaluate(embeddings, checkpoint, encode_texts=encode_texts)
+    sample, theme = result.sample, result.theme_over_object
+    assert theme is not None
+    assert theme.triples.shape[0] == len(tested) < len(sample.creator_ids)
+    by_uri = {row["uri"]: row for row in rows}
+
+    def row_of(image):
+        return by_uri[sample.uris[np.flatnonzero(sample.evaluated_rows)[image]]]
+
+    for triple in theme.triples[:, :40].reshape(-1, 3).tolist():
+        anchor, of_creator, of_object = map(row_of, triple)
+        assert of_creator["creator_id"] == anchor["creator_id"] != of_object["creator_id"]
+        assert of_creator["object"] != anchor["object"] == of_object["object"]
+        assert of_object["perceptual_hash"] != anchor["perceptual_hash"]
+        assert checkpoint.split_of(of_object["creator_id"]) == "test"
+    found = sheets.triple_sheets(result)
+    assert len({sheet.anchor.creator_id for sheet in found}) == len(found) == sheets.TRIPLES
+    for sheet in found:
+        tiles = (sheet.anchor, sheet.of_creator, sheet.of_object)
+        shown = [by_uri[sample.uris[tile.image]] for tile in tiles]
+        assert [tile.creator_id for tile in tiles] == [row["creator_id"] for row in shown]
+        assert list(sheet.objects) == [row["object"] for row in shown]
+        anchor, *others = (np.array(row["embedding"]) for row in shown)
+        assert sheet.by_encoder == pytest.approx([anchor @ other for other in others], abs=1e-6)
+        place = [int(np.cumsum(sample.evaluated_rows)[tile.image]) - 1 for tile in tiles]
+        anchor, *others = result.same[place]
+        assert sheet.by_same == pytest.approx([anchor @ other for other in others], abs=1e-6)
+    page = Page(report.render(result, run_id="r", created_at=datetime.now(UTC)).html)
+    for sheet in found:
+        words = ["another creator"]
+        for place, tile in enumerate((sheet.anchor, sheet.of_creator, sheet.of_object)):
+            words += ["not available (not_found)", tile.creator_id, sheet.objects[place]]
+            for name, cosines in (("encoder", sheet.by_encoder), ("SAME", sheet.by_same)):
+                if place and cosines[place - 1] == max(cosines):
+                    words.append(f"nearer: {name}")
+        assert " ".join(words) in page.text
+
+
+def test_objects_are_text_or_whole_numbers_and_blank_is_unknown(tmp_path):
+    model = write_checkpoint(tmp_path / "same")
+
+    def measured(name, kind, objects):
+        rows = with_objects(rows_of(40, 6), objects)
+        embeddings = write_embeddings(tmp_path / name, rows, objects=kind)
+        result = evaluation.evaluate(embeddings, model)
+        assert result.theme_over_object is not None
+        return result.theme_over_object, evaluation.to_metrics(result)
+
+    text, _ = measured("text", pa.string(), ("cat", "dog", "cup", None))
+    numbers, metrics = measured("numbers", pa.int64(), (7, -3, 7_000_000_000, None))
+    blank, _ = measured("blank", pa.large_string(), ("cat", " dog", "cup ", " "))
+    assert text.scores == numbers.scores == blank.scores != {}
+    unknown = metrics["counts"]["images_without_object"]
+    images = metrics["counts"]["evaluated_images"]
+    assert images / 5 < unknown < images / 3
+    note = f"{unknown} of {images} images have no `object`"
+    assert any(note in found for found in metrics["notes"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "objects"), [(pa.string(), ("cat",)), (pa.float64(), (1.0, 2.0))], ids=str
+)
+def test_objects_that_make_no_triple_are_a_note_in_place_of_a_figure(
+    tmp_path, no_encoder, kind, objects
+):
+    write_embeddings(tmp_path / "emb", with_objects(rows_of(40, 4), objects), objects=kind)
+    checkpoint = write_checkpoint(tmp_path / "same")
+    _, metrics, page = run_job(tmp_path)
+    tested = sum(checkpoint.split_of(f"creator-{i:03d}") == "test" for i in range(40))
+    assert metrics["theme_over_object"] == {}
+    note = metrics["notes"][-1]
+    assert note.startswith(f"Theme over object is left out: 0 of {tested} creators")
+    text = Page(page).text
+    assert text.count(note) == 1
+    assert "of these triples" not in text
+
+
+def test_without_objects_nothing_is_said_of_them(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", rows_of(40, 4))
+    write_checkpoint(tmp_path / "same")
+    record, metrics, page = run_job(tmp_path)
+    assert metrics["theme_over_object"] is None
+    assert metrics["theme_over_object_comparisons"] is None
+    assert "images_without_object" not in record["counts"]
+    assert "heme over object" not in page + json.dumps(metrics["notes"])
+
+
+def test_features_of_half_precision_are_read_and_the_encoder_is_still_the_embedding(
+    tmp_path, no_encoder
+):
+    generator = np.random.default_rng(5)
+    rows = with_objects(rows_of(40, 6))
+    directions = {name: generator.normal(size=DIM) for name in ("cat", "dog", "cup", "tree")}
+    for row in rows:  # features that know the object alone, and are no unit vectors
+        row["features"] = (9 * directions[row["object"]]).astype(np.float16).tolist()
+    write_embeddings(tmp_path / "emb", rows, objects=pa.string(), features=pa.float16())
+    model = write_checkpoint(tmp_path / "same", input_column="features")
+    _, metrics, page = run_job(tmp_path)
+    scores = metrics["theme_over_object"]
+    assert scores["mean"]["rate"] == 0
+    assert scores["embedding"]["rate"] > 0.8
+    text = Page(page).text
+    assert f"the encoder in {100 * scores['embedding']['rate']:.1f} %." in text
+    assert "features 0.0 ± 0.0" in text
+    result = evaluation.evaluate(Embeddings.open(str(tmp_path / "emb")), model)
+    assert result.sample.inputs.dtype == np.float32
+    assert np.linalg.norm(result.sample.inputs, axis=1) == pytest.approx(1, abs=1e-6)
+    own = {name: v / np.linalg.norm(v) for name, v in directions.items()}
+    assert result.sample.objects is not None
+    names = [result.sample.object_names[index] for index in result.sample.objects]
+    assert np.allclose(result.sample.inputs, [own[name] for name in names], atol=1e-3)
+
+
+def test_the_network_of_the_paper_is_a_network(tmp_path, no_encoder):
+    write_embeddings(tmp_path / "emb", with_objects(rows_of(40, 4)), objects=pa.string())
+    write_checkpoint(tmp_path / "same", architecture="paper")
+    _, metrics, page = run_job(tmp_path)
+    scores = metrics["theme_over_object"]
+    assert scores["same"] != scores["whitened"]
+    assert "the closed-form whitening (" in metrics["verdict"]  # which it does not start from
+    assert not any("one and the same" in note for note in metrics["notes"])
+    assert "SAME less whitened" in Page(page).text
 
 
 def test_needs_no_ray():

@@ -3,12 +3,14 @@
 import itertools
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motif.evaluation import adjective_truth, plots, sheets, similarity, verdict
+from motif.evaluation import adjective_truth, plots, sample, sheets, similarity, verdict
 from motif.evaluation.similarity import Comparison, Similarity
+from motif.evaluation.theme_over_object import ThemeScore
 
 COUNTS = [12, 2, 7, 6, 1, 20, 10, 3]
 
@@ -234,6 +236,54 @@ def test_verdict_on_few_creators_claims_nothing():
     told = verdict.judge(found, "same")
     assert (told.outcome, told.images_per_side) == ("unknown", 3)
     assert "4 creators" in told.text
+
+
+CURVE = [{"step": s, "loss": 0.5 / s, "validation_mrr": 0.5 + s % 3 / 10} for s in (10, 20, 30)]
+
+
+def test_training_curve_has_loss_and_active_share_where_they_are_known():
+    known = [row | {"active_fraction": 0.9 / row["step"], "steps_per_second": 3.0} for row in CURVE]
+    plain, full = plots.training_curve(CURVE, 0.55), plots.training_curve(known, 0.55)
+    for figure in (plain, full):
+        assert ">best: 0.700<" in figure
+        assert ">whitening 0.550<" in figure
+        assert figure.count(">step<") == 1
+    for title in ("Loss, of active triplets", "Share of triplets that are active"):
+        assert f">{title}<" not in plain
+        assert f">{title}<" in full
+
+
+def test_training_curve_of_rows_that_know_different_things_is_drawn():
+    begun = {"step": 0, "validation_mrr": 0.4, "validation_hit_rate": 0.3, "loss": None}
+    mixed = [begun, CURVE[0], CURVE[1] | {"active_fraction": 0.25}]
+    assert ">Share of triplets that are active<" in plots.training_curve(mixed, None)
+
+
+def test_theme_figure_draws_the_kinds_that_are_named():
+    scores = {
+        kind: ThemeScore(rate=rate, standard_error=0.01, triples=10, creators=5)
+        for kind, rate in (("embedding", 0.111), ("mean", 0.222), ("same", 0.777))
+    }
+    figure = plots.theme_over_object(scores, {"mean": "encoder", "same": "SAME"})
+    for text in ("22.2 %", "77.7 %", "encoder", "SAME"):
+        assert f">{text}<" in figure
+    assert "11.1 %" not in figure
+
+
+@given(
+    hashes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9),
+)
+def test_pictures_are_joined_by_any_chain_of_equal_hashes(hashes):
+    joined = [{i} for i in range(len(hashes))]
+    for i, j in itertools.combinations(range(len(hashes)), 2):
+        if any(a == b for a, b in zip(hashes[i], hashes[j], strict=True)):
+            both = joined[i] | joined[j]
+            for member in both:
+                joined[member] = both
+    columns = [pa.chunked_array([[f"{h[k]}" for h in hashes]]) for k in (0, 1)]
+    found = sample.pictures_of(columns)
+    for i, j in itertools.combinations(range(len(hashes)), 2):
+        assert (found[i] == found[j]) == (j in joined[i])
 
 
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=6))

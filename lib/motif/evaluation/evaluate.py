@@ -1,6 +1,7 @@
 """The evaluation of a SAME checkpoint on EMBEDDINGS: all numbers, no pictures."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,18 +16,19 @@ from motif.artefacts.embeddings import Embeddings
 from motif.encoder.encoder import Encoder
 from motif.encoder.source import resolve
 from motif.errors import InputError, MotifError
-from motif.evaluation import adjective_truth, similarity
+from motif.evaluation import adjective_truth, similarity, theme_over_object
 from motif.evaluation.adjective_truth import AdjectiveScore, AdjectiveVectors
 from motif.evaluation.sample import MAX_IMAGES_PER_CREATOR, Choice, Sample, choose, read
 from motif.evaluation.similarity import Similarity
-from motif.evaluation.verdict import judge
+from motif.evaluation.theme_over_object import ThemeOverObject
+from motif.evaluation.verdict import NETWORKS, judge
 from motif.model import embed
 from motif.space import require_same
 
 log = logging.getLogger(__name__)
 
 MAX_CREATORS = 5000
-MEAN, WHITENED, SAME = "mean", "whitened", "same"
+EMBEDDING, MEAN, WHITENED, SAME = "embedding", "mean", "whitened", "same"
 WITHOUT_TRUTH = 6
 """Adjectives that are shown though nothing is known about them."""
 
@@ -45,6 +47,8 @@ class Result:
     same: Float[np.ndarray, "evaluated same"]
     """Outputs of the model for `sample.evaluated_rows`."""
     similarity: Similarity
+    theme_over_object: ThemeOverObject | None
+    """Its triples are rows of `same`, its notes its own; None without a column `object`."""
     adjectives: list[AdjectiveScore]
     adjective_vectors: AdjectiveVectors | None
     """None where the encoder's text side could not be had."""
@@ -64,7 +68,7 @@ def evaluate(
     encode_texts: EncodeTexts | None = None,
     adjectives_note: str = "no text encoder was given",
 ) -> Result:
-    """Measure creator similarity and, with a text encoder, adjectives.
+    """Measure creator similarity; where objects are known, theme over object; and adjectives.
 
     Args:
         embeddings: Whose creators are evaluated.
@@ -100,6 +104,7 @@ def evaluate(
     offsets = np.concatenate([[0], np.cumsum(np.diff(sample.offsets)[sample.evaluated])])
     found = similarity.measure(outputs, offsets, seed=seed)
     notes = [*_notes(checkpoint, creators, choice, sample, max_creators), *found.notes]
+    theme = _theme_over_object(checkpoint, sample, outputs, seed)
     scores: list[AdjectiveScore] = []
     vectors = None
     if encode_texts is not None:
@@ -121,6 +126,7 @@ def evaluate(
         sample=sample,
         same=same,
         similarity=found,
+        theme_over_object=theme,
         adjectives=scores,
         adjective_vectors=vectors,
         adjectives_note=adjectives_note,
@@ -153,14 +159,20 @@ def open_text_encoder(embeddings: Embeddings, name: str = "") -> tuple[EncodeTex
 
 def to_metrics(result: Result) -> dict[str, Any]:
     """Return what metrics.json says."""
-    checkpoint, sample = result.checkpoint, result.sample
+    checkpoint, sample, theme = result.checkpoint, result.sample, result.theme_over_object
     return {
         "verdict": judge(result.similarity, checkpoint.config.architecture).text,
         "creator_similarity": [asdict(score) for score in result.similarity.scores],
         "comparisons": [asdict(row) for row in result.similarity.comparisons],
+        "theme_over_object": (
+            {kind: asdict(score) for kind, score in theme.scores.items()} if theme else None
+        ),
+        "theme_over_object_comparisons": (
+            [asdict(row) for row in theme.comparisons] if theme else None
+        ),
         "adjectives": [asdict(score) for score in result.adjectives],
         "adjectives_note": result.adjectives_note or None,
-        "notes": result.notes,
+        "notes": [*result.notes, *(theme.notes if theme else [])],
         "architecture": checkpoint.config.architecture,
         "input_column": checkpoint.config.input_column,
         "creators": result.creators,
@@ -181,11 +193,14 @@ def to_metrics(result: Result) -> dict[str, Any]:
 
 def counts_of(result: Result) -> dict[str, int]:
     """Return how many images and creators were looked at."""
-    return {
+    counts = {
         "evaluated_creators": int(result.sample.evaluated.sum()),
         "evaluated_images": len(result.same),
         "creators_in_embeddings": result.choice.in_embeddings,
     }
+    if result.theme_over_object is not None:
+        counts["images_without_object"] = result.theme_over_object.images_without_object
+    return counts
 
 
 def require_enough(result: Result) -> None:
@@ -198,6 +213,24 @@ def require_enough(result: Result) -> None:
         raise InputError(f"nothing could be measured: {' '.join(result.notes)}")
 
 
+def _theme_over_object(
+    checkpoint: Checkpoint, sample: Sample, outputs: Mapping[str, np.ndarray], seed: int
+) -> ThemeOverObject | None:
+    if sample.objects is None:
+        return None
+    rows = sample.evaluated_rows
+    # The rows that the model reads are the embeddings themselves, unless it reads another column.
+    reads_embedding = checkpoint.config.input_column == EMBEDDING
+    embedding = outputs[MEAN] if reads_embedding else sample.embedding[rows]
+    return theme_over_object.measure(
+        {EMBEDDING: embedding, **outputs},
+        sample.creator_of[rows],
+        sample.objects[rows],
+        sample.pictures[rows],
+        seed=seed,
+    )
+
+
 def _notes(
     checkpoint: Checkpoint, creators: str, choice: Choice, sample: Sample, max_creators: int
 ) -> list[str]:
@@ -207,10 +240,10 @@ def _notes(
             "All creators are compared, whatever their split: the figures are those of strangers"
             " only if the model was trained on other creators."
         )
-    if checkpoint.config.architecture != "same":
+    if checkpoint.config.architecture not in NETWORKS:
         notes.append(
-            f"This checkpoint is the {checkpoint.config.architecture} itself, since the network was"
-            " no better when it was trained: “SAME” and “whitened” are one and the same here."
+            f"This checkpoint is the {checkpoint.config.architecture} itself, with no network on"
+            " it: “SAME” and “whitened” are one and the same here."
         )
     if choice.available > max_creators:
         notes.append(
@@ -225,7 +258,8 @@ def _notes(
         )
     if sample.duplicates:
         notes.append(
-            f"{sample.duplicates:,} images are left out because their creator has the same file"
-            " twice: an image must not meet itself in its twin."
+            f"{sample.duplicates:,} images are left out because their creator has the same picture"
+            " twice (the same file, or an equal perceptual hash): an image must not meet its own"
+            " copy in its twin."
         )
     return notes

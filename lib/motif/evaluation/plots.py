@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,19 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from motif.evaluation.adjective_truth import SUPPORTED_AUC, AdjectiveScore
 from motif.evaluation.similarity import Similarity
+from motif.evaluation.theme_over_object import ThemeScore
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by their lightness.
-COLOURS = {"mean": "#6b7280", "whitened": "#0072b2", "same": "#d55e00"}
+COLOURS = {
+    "embedding": "#1f2933",
+    "mean": "#6b7280",
+    "whitened": "#0072b2",
+    "same": "#d55e00",
+}
 NAMES = {"mean": "mean", "whitened": "whitened", "same": "SAME"}
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 PAGE_FONT = "var(--sans)"
@@ -130,40 +137,128 @@ def hit_rate_by_k(similarity: Similarity, size: int, *, identical: bool) -> Mark
     return done[0]
 
 
-def training_curve(curve: Sequence[dict[str, float]], whitening_mrr: float | None) -> Markup:
-    """Draw the validation MRR of each check, and where the whitening stands."""
-    steps = [row["step"] for row in curve]
-    scores = [row["validation_mrr"] for row in curve]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    with _figure("training", "validation MRR by training step", 5.3, 2.9) as (figure, done):
+def theme_over_object(scores: Mapping[str, ThemeScore], names: Mapping[str, str]) -> Markup:
+    """Draw how often theme is nearer than object by each kind of vectors, with standard errors.
+
+    Args:
+        scores: Kind of vectors -> its score.
+        names: Kind of vectors -> its name, for those to draw, from the top down.
+    """
+    kinds = list(names)[::-1]
+    with _figure(
+        "theme", "how often theme is nearer than object", 6.4, 1.15 + 0.36 * len(kinds)
+    ) as (figure, done):
         axes = figure.subplots()
-        axes.plot(steps, scores, color=COLOURS["same"], marker="o", markersize=3)
-        axes.plot(steps[best], scores[best], "o", color=COLOURS["same"], markersize=8)
-        axes.annotate(
-            f"kept: {scores[best]:.3f}",
-            (steps[best], scores[best]),
-            xytext=(0, 9),
-            textcoords="offset points",
-            ha="center",
-            color=COLOURS["same"],
-            weight="bold",
-        )
-        if whitening_mrr is not None:
-            axes.axhline(whitening_mrr, color=COLOURS["whitened"], linewidth=1.2, dashes=(4, 3))
-            axes.annotate(
-                f"whitening {whitening_mrr:.3f}",
-                (1, whitening_mrr),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="right",
-                color=COLOURS["whitened"],
+        axes.axvline(0.5, color=FAINT, linewidth=1, dashes=(2, 2))
+        for height, kind in enumerate(kinds):
+            score = scores[kind]
+            axes.errorbar(
+                score.rate,
+                height,
+                xerr=score.standard_error,
+                color=COLOURS[kind],
+                marker="o",
+                markersize=8,
+                capsize=3,
+                elinewidth=1.4,
             )
-        axes.margins(y=0.22)
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("step", loc="left")
-        axes.set_title("Validation MRR in training")
+            axes.annotate(
+                f"{100 * score.rate:.1f} %",
+                (score.rate, height),
+                xytext=(0, 8),
+                textcoords="offset points",
+                ha="center",
+                color=COLOURS[kind],
+                weight="bold",
+            )
+        axes.set_yticks(range(len(kinds)), [names[kind] for kind in kinds])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.75, len(kinds) - 0.35)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        foot = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        for x, text, shift, align in (
+            (0, "the object decides", 2, "left"),
+            (0.5, "equal weight", 4, "left"),
+            (1, "the theme decides", -2, "right"),
+        ):
+            axes.annotate(text, (x, 0), xytext=(shift, 4), ha=align, color=FAINT, **foot)
+        axes.set_xlabel("how often the same creator is nearer than the same object", loc="left")
     return done[0]
+
+
+def training_curve(curve: Sequence[Mapping[str, Any]], whitening_mrr: float | None) -> Markup:
+    """Draw the validation MRR of each check and where the whitening stands; then the loss.
+
+    Args:
+        curve: Rows with `step` and `validation_mrr`. With `active_fraction`, the share of triplets
+            that still break the margin, that and `loss` are drawn beneath: the loss is a mean over
+            those triplets alone, and says little without their number.
+        whitening_mrr: On the same creators, if known.
+    """
+    active = _series(curve, "active_fraction")
+    height = 5.2 if active[0] else 2.9
+    with _figure("training", "validation MRR by training step", 5.3, height) as (figure, done):
+        if active[0]:
+            top, *beneath = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
+            for axes, series, title in zip(
+                beneath,
+                (_series(curve, "loss"), active),
+                ("Loss, of active triplets", "Share of triplets that are active"),
+                strict=True,
+            ):
+                axes.plot(*series, color=INK, linewidth=1.3)
+                axes.margins(y=0.15)
+                axes.set_ylim(bottom=0)
+                axes.grid(axis="x", visible=False)
+                axes.set_title(title)
+            beneath[-1].yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+            beneath[-1].set_xlabel("step", loc="left")
+        else:
+            top = figure.subplots()
+            top.set_xlabel("step", loc="left")
+        _validation(top, curve, whitening_mrr)
+    return done[0]
+
+
+def _series(curve: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Return the steps of the rows that have a value, and the values."""
+    rows = [row for row in curve if row.get(key) is not None]
+    return [row["step"] for row in rows], [row[key] for row in rows]
+
+
+def _validation(
+    axes: Axes, curve: Sequence[Mapping[str, Any]], whitening_mrr: float | None
+) -> None:
+    steps, scores = _series(curve, "validation_mrr")
+    best = max(range(len(scores)), key=scores.__getitem__)
+    axes.plot(steps, scores, color=COLOURS["same"], marker="o", markersize=3)
+    axes.plot(steps[best], scores[best], "o", color=COLOURS["same"], markersize=8)
+    axes.annotate(
+        f"best: {scores[best]:.3f}",
+        (steps[best], scores[best]),
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha="left" if best == 0 else "right" if best == len(steps) - 1 else "center",
+        color=COLOURS["same"],
+        weight="bold",
+    )
+    if whitening_mrr is not None:
+        axes.axhline(whitening_mrr, color=COLOURS["whitened"], linewidth=1.2, dashes=(4, 3))
+        axes.annotate(
+            f"whitening {whitening_mrr:.3f}",
+            (1, whitening_mrr),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="right",
+            color=COLOURS["whitened"],
+        )
+    axes.margins(y=0.22)
+    axes.grid(axis="x", visible=False)
+    axes.set_title("Validation MRR in training")
 
 
 def adjective_areas(scores: Sequence[AdjectiveScore]) -> Markup:

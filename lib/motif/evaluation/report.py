@@ -12,9 +12,17 @@ import motif
 from motif.evaluation import plots, thumbnails
 from motif.evaluation.adjective_truth import SUPPORTED_AUC
 from motif.evaluation.evaluate import Result
-from motif.evaluation.sheets import AdjectiveSheet, QuerySheet, Tile, adjective_sheets, query_sheets
+from motif.evaluation.sheets import (
+    AdjectiveSheet,
+    QuerySheet,
+    Tile,
+    TripleSheet,
+    adjective_sheets,
+    query_sheets,
+    triple_sheets,
+)
 from motif.evaluation.similarity import DRAWS
-from motif.evaluation.verdict import compare, judge, signed
+from motif.evaluation.verdict import FEWEST_CREATORS, NETWORKS, compare, judge, signed
 from motif.metrics import CSLS_NEIGHBOURS
 
 KINDS = ("mean", "whitened", "same")
@@ -41,10 +49,11 @@ def render(result: Result, *, run_id: str, created_at: datetime) -> Page:
         The page; an image that cannot be read is a grey placeholder in it.
     """
     sample = result.sample
-    queries, by_adjective = query_sheets(result), adjective_sheets(result)
+    queries, triples = query_sheets(result), triple_sheets(result)
+    by_adjective = adjective_sheets(result)
     images = thumbnails.make_thumbnails(
         (sample.uris[tile.image], sample.content_hashes[tile.image])
-        for tile in _tiles(queries, by_adjective)
+        for tile in _tiles(queries, triples, by_adjective)
     )
     environment = jinja2.Environment(
         autoescape=True,
@@ -59,6 +68,7 @@ def render(result: Result, *, run_id: str, created_at: datetime) -> Page:
         result=result,
         sample=sample,
         checkpoint=result.checkpoint,
+        has_network=result.checkpoint.config.architecture in NETWORKS,
         embeddings=result.embeddings,
         run_id=run_id,
         date=created_at,
@@ -68,11 +78,13 @@ def render(result: Result, *, run_id: str, created_at: datetime) -> Page:
         supported_auc=SUPPORTED_AUC,
         names=plots.NAMES,
         queries=queries,
+        triples=triples,
         known_adjectives={sheet.adjective: sheet for sheet in by_adjective if sheet.known},
         unknown_adjectives=[sheet for sheet in by_adjective if not sheet.known],
         thumbnail=lambda tile: images[sample.uris[tile.image]],
         uri=lambda tile: sample.uris[tile.image],
         **_headline(result),
+        **_theme(result),
         **_figures(result),
     )
     missing = sum(bool(image.missing) for image in images.values())
@@ -83,10 +95,14 @@ def _template(name: str) -> str:
     return files("motif.evaluation").joinpath(name).read_text("utf-8")
 
 
-def _tiles(queries: list[QuerySheet], by_adjective: list[AdjectiveSheet]) -> Iterator[Tile]:
+def _tiles(
+    queries: list[QuerySheet], triples: list[TripleSheet], by_adjective: list[AdjectiveSheet]
+) -> Iterator[Tile]:
     for sheet in queries:
         yield sheet.query
         yield from (*sheet.by_encoder, *sheet.by_same)
+    for sheet in triples:
+        yield from (sheet.anchor, sheet.of_creator, sheet.of_object)
     for sheet in by_adjective:
         yield from (*sheet.by_plain, *sheet.by_oaar)
 
@@ -106,6 +122,32 @@ def _headline(result: Result) -> dict[str, Any]:
         "headline": [score for score in scores if score is not None],
         "sizes": sorted({score.images_per_side for score in similarity.scores}),
         "to_whitened": to_whitened,
+    }
+
+
+def _theme(result: Result) -> dict[str, Any]:
+    theme = result.theme_over_object
+    scores = theme.scores if theme is not None else {}
+    comparisons = theme.comparisons if theme is not None else []
+    config = result.checkpoint.config
+    # Kinds that are one and the same here share a row.
+    names = {"embedding": "encoder", "mean": config.input_column, "whitened": "whitened"}
+    if config.input_column == "embedding":
+        del names["embedding"]
+        names["mean"] = "encoder"
+    names["same"] = "SAME"
+    if config.architecture not in NETWORKS:
+        del names["whitened"]
+        names["same"] = "SAME = whitened" if config.architecture == "whitening" else "SAME = mean"
+    return {
+        "theme": theme,
+        "theme_names": names,
+        "theme_to": {
+            row.baseline: (row, compare(row) if row.creators >= FEWEST_CREATORS else "unknown")
+            for row in comparisons
+            if row.vectors == "same"
+        },
+        "theme_figure": plots.theme_over_object(scores, names) if scores else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from motif.evaluation.adjective_truth import adjective_of
 from motif.model import as_inputs
 
 CREATORS = ("test", "all")
+HASHES = ("content_hash", "perceptual_hash")
+OBJECT = "object"
+"""Carried column: what an image shows, as text or as a whole number."""
 # Enough for every figure (20 at most are drawn), and a bound on memory.
 MAX_IMAGES_PER_CREATOR = 100
 
@@ -48,10 +52,16 @@ class Sample:
     """Unit rows of the column that the model reads."""
     uris: list[str]
     content_hashes: list[str]
+    pictures: Int[np.ndarray, " images"]
+    """Equal numbers are copies: the same file, or an equal perceptual hash."""
+    objects: Int[np.ndarray, " images"] | None
+    """Index into `object_names`, -1 where there is neither text nor a whole number; None without a
+    column `object`."""
+    object_names: list[str]
     truth: dict[str, np.ndarray]
     """Adjective -> 1, 0 or NaN per image, from boolean columns `is_<adjective>`."""
     duplicates: int
-    """Images left out because the same creator has the same file twice."""
+    """Images left out because the same creator has the same picture twice."""
     capped: int
     """Creators of whom only `MAX_IMAGES_PER_CREATOR` images are taken."""
 
@@ -107,7 +117,8 @@ def read(
 ) -> Sample:
     """Read the chosen creators' images, bucket by bucket.
 
-    A creator's copies of one file are reduced to one: else an image could meet itself in its twin.
+    A creator's copies of one picture are reduced to one: else an image could meet its own copy in
+    its twin.
 
     Args:
         embeddings: Of the space that the checkpoint was trained in.
@@ -126,9 +137,8 @@ def read(
             " --features, or train on `embedding`"
         )
     truths = truth_columns(embeddings)
-    columns = ["creator_id", "image_id", "uri", "content_hash", "embedding", *truths]
-    if column not in columns:
-        columns.append(column)
+    names = ["creator_id", "image_id", "uri", *HASHES, "embedding", column, *truths, OBJECT]
+    columns = [name for name in dict.fromkeys(names) if name in embeddings.schema.names]
     wanted = pa.array([*choice.evaluated, *(choice.others if with_others else ())], pa.string())
     parts = []
     for bucket in range(embeddings.buckets):
@@ -136,8 +146,10 @@ def read(
         parts.append(rows.filter(pc.is_in(rows["creator_id"], wanted)))
     table = pa.concat_tables(parts)
     table = table.sort_by([("creator_id", "ascending"), ("image_id", "ascending")])
-    keep, duplicates, capped = _choose_images(table)
+    pictures = pictures_of([table[name] for name in HASHES if name in columns])
+    keep, duplicates, capped = _choose_images(table, pictures)
     table = table.take(pa.array(keep))
+    objects, object_names = _objects(table)
     ids = table["creator_id"].to_pylist()
     starts = [i for i, creator in enumerate(ids) if not i or ids[i - 1] != creator]
     offsets = np.array([*starts, len(ids)])
@@ -150,15 +162,20 @@ def read(
             " different images; two such creators are needed"
         )
     inputs = as_inputs(torch.tensor(schemas.matrix(table[column]))).numpy()
-    _require_finite(inputs, table)
+    embedding = schemas.matrix(table["embedding"])
+    for vectors in (inputs, embedding):
+        _require_finite(vectors, table)
     return Sample(
         creator_ids=creator_ids,
         offsets=offsets,
         evaluated=evaluated,
-        embedding=schemas.matrix(table["embedding"]),
+        embedding=embedding,
         inputs=inputs,
         uris=table["uri"].to_pylist(),
         content_hashes=table["content_hash"].to_pylist(),
+        pictures=pictures[keep],
+        objects=objects,
+        object_names=object_names,
         truth={name: _floats(table[source]) for source, name in truths.items()},
         duplicates=duplicates,
         capped=capped,
@@ -179,20 +196,59 @@ def truth_columns(embeddings: Embeddings) -> dict[str, str]:
     return unique
 
 
-def _choose_images(table: pa.Table) -> tuple[list[int], int, int]:
+def pictures_of(hashes: Sequence[pa.ChunkedArray]) -> Int[np.ndarray, " images"]:
+    """Return a number for each image, equal for images that agree in any of the hashes.
+
+    Copies of a copy are the same picture as well, whichever hash tells.
+    """
+    codes = [_codes(column)[0] for column in hashes]
+    picture = np.arange(len(codes[0]))
+    while True:
+        before = picture
+        for code in codes:
+            least = np.full_like(picture, len(picture))
+            np.minimum.at(least, code, picture)
+            picture = least[code]
+        if np.array_equal(picture, before):
+            return picture
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Int[np.ndarray, " images"], list[str]]:
+    """Return an index into the different values for each row, -1 for nulls, and those values."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _objects(table: pa.Table) -> tuple[Int[np.ndarray, " images"] | None, list[str]]:
+    if OBJECT not in table.column_names:
+        return None, []
+    column = table[OBJECT]
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return np.full(len(column), -1), []
+    text = pc.utf8_trim_whitespace(column)
+    # An empty field of a CSV is empty text.
+    return _codes(pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text))
+
+
+def _choose_images(
+    table: pa.Table, pictures: Int[np.ndarray, " images"]
+) -> tuple[list[int], int, int]:
     """Return the rows to keep, in order, the copies left out, and the creators cut short."""
-    by_creator: dict[str, dict[str, int]] = {}
-    keys = zip(table["creator_id"].to_pylist(), table["content_hash"].to_pylist(), strict=True)
-    for row, (creator, content) in enumerate(keys):
-        by_creator.setdefault(creator, {}).setdefault(content, row)
+    contents = table["content_hash"].to_pylist()
+    by_creator: dict[str, dict[int, int]] = {}
+    keys = zip(table["creator_id"].to_pylist(), pictures.tolist(), strict=True)
+    for row, (creator, picture) in enumerate(keys):
+        by_creator.setdefault(creator, {}).setdefault(picture, row)
     keep: list[int] = []
     capped = 0
     for images in by_creator.values():
         chosen = list(images.values())
         if len(chosen) > MAX_IMAGES_PER_CREATOR:
             capped += 1
-            by_hash = sorted(images, key=_hash)[:MAX_IMAGES_PER_CREATOR]
-            chosen = sorted(images[content] for content in by_hash)
+            by_hash = sorted(chosen, key=lambda row: _hash(contents[row]))
+            chosen = sorted(by_hash[:MAX_IMAGES_PER_CREATOR])
         keep += chosen
     different = sum(len(images) for images in by_creator.values())
     return keep, table.num_rows - different, capped

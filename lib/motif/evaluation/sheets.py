@@ -8,9 +8,11 @@ from jaxtyping import Bool, Float, Int
 from motif.adjectives import plain_prompt
 from motif.evaluation.adjective_truth import creator_means
 from motif.evaluation.evaluate import Result
+from motif.evaluation.theme_over_object import cosines
 
 QUERIES = 8
 NEIGHBOURS = 7
+TRIPLES = 6
 TOP_CREATORS = 6
 
 
@@ -38,6 +40,22 @@ class QuerySheet:
     """Place of the query's own creator among all, 1 the first; None without another image."""
     own_by_same: int | None
     creators: int
+
+
+@dataclass(frozen=True)
+class TripleSheet:
+    """One triple of theme over object, and how near each of its two images is to the anchor."""
+
+    anchor: Tile
+    of_creator: Tile
+    """Another object by the anchor's creator."""
+    of_object: Tile
+    """The anchor's object by another creator."""
+    objects: tuple[str, str, str]
+    """What the three show, in that order."""
+    by_encoder: tuple[float, float]
+    """Cosines to the anchor, of the image of its creator and of that of its object."""
+    by_same: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -69,14 +87,14 @@ def query_sheets(result: Result) -> list[QuerySheet]:
     sample = result.sample
     rows = np.flatnonzero(sample.evaluated_rows)
     creator = sample.creator_of[rows]
-    contents = np.array(sample.content_hashes)[rows]
+    picture = sample.pictures[rows]
     embedding = sample.embedding[rows]
     generator = np.random.default_rng([result.seed, QUERIES])
     creators = np.flatnonzero(sample.evaluated)
     sheets = []
     for chosen in generator.permutation(creators)[:QUERIES]:
         query = int(generator.choice(np.flatnonzero(creator == chosen)))
-        allowed = contents != contents[query]
+        allowed = picture != picture[query]
         found = []
         for vectors in (embedding, result.same):
             cosine = vectors @ vectors[query]
@@ -95,6 +113,41 @@ def query_sheets(result: Result) -> list[QuerySheet]:
         tile = Tile(int(rows[query]), sample.creator_ids[chosen], 1.0, True)
         (by_encoder, own_encoder), (by_same, own_same) = found
         sheets.append(QuerySheet(tile, by_encoder, by_same, own_encoder, own_same, len(creators)))
+    return sheets
+
+
+def triple_sheets(result: Result) -> list[TripleSheet]:
+    """Choose triples of different creators, by the seed, from those that were measured."""
+    sample, theme = result.sample, result.theme_over_object
+    if theme is None or not theme.scores or sample.objects is None:
+        return []
+    generator = np.random.default_rng([result.seed, TRIPLES])
+    chosen = theme.triples[generator.permutation(len(theme.triples))[:TRIPLES], 0]
+    rows = np.flatnonzero(sample.evaluated_rows)
+    creator_of = sample.creator_of
+    sheets = []
+    for triple, by_encoder, by_same in zip(
+        rows[chosen],
+        cosines(sample.embedding, rows[chosen]),
+        cosines(result.same, chosen),
+        strict=True,
+    ):
+        creators = [sample.creator_ids[creator_of[image]] for image in triple]
+        anchor, of_creator, of_object = (
+            Tile(int(image), creator, 0.0, creator == creators[0])
+            for image, creator in zip(triple, creators, strict=True)
+        )
+        shown = [sample.object_names[sample.objects[image]] for image in triple]
+        sheets.append(
+            TripleSheet(
+                anchor,
+                of_creator,
+                of_object,
+                (shown[0], shown[1], shown[2]),
+                (float(by_encoder[0]), float(by_encoder[1])),
+                (float(by_same[0]), float(by_same[1])),
+            )
+        )
     return sheets
 
 

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from motif.evaluation.similarity import Comparison, Similarity
+from motif.evaluation.theme_over_object import ThemeComparison
 
 HEADLINE_IMAGES = 5
+NETWORKS = ("same", "paper")
+"""Architectures of a checkpoint that are more than a closed form."""
 CLEAR = 2.0
 """Standard errors that a paired difference must exceed to be called one."""
 FEWEST_CREATORS = 10
@@ -30,7 +33,7 @@ def headline_size(similarity: Similarity) -> int:
     return max((size for size in sizes if size <= HEADLINE_IMAGES), default=0)
 
 
-def compare(row: Comparison) -> Outcome:
+def compare(row: Comparison | ThemeComparison) -> Outcome:
     """Name a paired difference; one that is not beyond `CLEAR` standard errors is none."""
     if abs(row.difference) <= CLEAR * row.standard_error or row.difference == 0:
         return "level"
@@ -42,7 +45,7 @@ def judge(similarity: Similarity, architecture: str) -> Verdict:
 
     Args:
         similarity: What was measured.
-        architecture: Of the checkpoint, `same`, `whitening` or `mean`.
+        architecture: Of the checkpoint, one of `NETWORKS`, `whitening` or `mean`.
     """
     size = headline_size(similarity)
     to_mean = similarity.compare("same", "mean", csls=True, images_per_side=size)
@@ -67,15 +70,14 @@ def judge(similarity: Similarity, architecture: str) -> Verdict:
     if architecture == "whitening":
         return Verdict(
             "identical",
-            "The checkpoint is the whitening itself: in training, the network was no better, and"
-            f" the simpler map was kept. {mean}",
+            f"The checkpoint is the whitening itself, with no network on it. {mean}",
             size,
         )
     outcome = compare(to_whitened)
-    parts = [
-        f"With {_images(size)} a side, SAME"
-        f" {_against('the closed-form whitening that it starts from', to_whitened)}."
-    ]
+    baseline = "the closed-form whitening"
+    if architecture == "same":
+        baseline += " that it starts from"
+    parts = [f"With {_images(size)} a side, SAME {_against(baseline, to_whitened)}."]
     rows = [
         row
         for row in similarity.comparisons
