@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.encode_parts import gpu, memory, peer, pipeline, planning, resume, s3
-from benchmarks.encode_parts.measurement import Measurement
+from benchmarks.measurement import Measurement
 from motif.command import split_names
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.encode_parts import encoders, pictures
 from benchmarks.encode_parts.job import encode_images
-from benchmarks.encode_parts.measurement import Measurement, spread
+from benchmarks.measurement import Measurement, spread
 
 BAR = 1.15
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks.encode_parts import encoders, pictures
 from benchmarks.encode_parts.job import Finished, encode_images
-from benchmarks.encode_parts.measurement import Measurement, spread
 from benchmarks.encode_parts.rates import Decoders, encoder_images_per_second
+from benchmarks.measurement import Measurement, spread
 from motif.encoder.encoder import Encoder
 from motif.encoder.source import resolve
 

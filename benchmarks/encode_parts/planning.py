@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.encode_parts import encoders, pictures, processes
 from benchmarks.encode_parts.job import encode_images
-from benchmarks.encode_parts.measurement import Measurement, spread
+from benchmarks.measurement import Measurement, spread
 from motif import schemas
 from motif.artefacts import embeddings, partitions, run, update
 from motif.artefacts.snapshot import Bucket, Snapshot

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.encode_parts import encoders, pictures, processes
 from benchmarks.encode_parts.job import Finished, Job, encode_images
-from benchmarks.encode_parts.measurement import Measurement, spread
+from benchmarks.measurement import Measurement, spread
 from motif.artefacts import staging
 
 BAR, BOOKKEEPING_BAR = 0.2, 0.05

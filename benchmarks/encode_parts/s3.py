@@ -16,7 +16,7 @@ import s3fs
 
 from benchmarks.encode_parts import encoders, pictures
 from benchmarks.encode_parts.job import Finished, encode_images
-from benchmarks.encode_parts.measurement import Measurement, spread
+from benchmarks.measurement import Measurement, spread
 from tests.fault_proxy import FaultProxy
 
 BAR = 1.5

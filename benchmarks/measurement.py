@@ -47,7 +47,7 @@ class Measurement:
             "pass": passed,
             "figures": self.figures,
             "machine": machine(),
-            "command": " ".join(["python -m benchmarks.encode", *sys.argv[1:]]),
+            "command": " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

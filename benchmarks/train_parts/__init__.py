@@ -1,0 +1,1 @@
+"""What benchmarks.train measures, a file per part."""
