@@ -15,6 +15,8 @@ from torch import Tensor
 # embedding does best with .1, the stage means with 1; training chooses by validation creators.
 RIDGES = (0.1, 0.3, 1.0, 3.0)
 RIDGE = 1.0
+# Found by the same cross-validation: .01 more in hit rate at 1 for single images, for both inputs.
+EMPHASIS = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,30 @@ def fit(
     *,
     keep: int | None = None,
     ridge: float = RIDGE,
+    emphasis: float = EMPHASIS,
 ) -> Whitening:
     """Fit the whitening to images in memory; see `fit_moments`."""
-    return fit_moments(moments(embeddings, creator), keep=keep, ridge=ridge)
+    return fit_moments(moments(embeddings, creator), keep=keep, ridge=ridge, emphasis=emphasis)
 
 
-def fit_moments(found: Moments, *, keep: int | None = None, ridge: float = RIDGE) -> Whitening:
-    """Fit (Sw + ridge * tr(Sw) / dim * I)^(-1/2), Sw the pooled within-creator covariance.
+def fit_moments(
+    found: Moments,
+    *,
+    keep: int | None = None,
+    ridge: float = RIDGE,
+    emphasis: float = EMPHASIS,
+) -> Whitening:
+    """Fit W = (Sw + ridge * tr(Sw) / dim * I)^(-1/2), Sw the pooled within-creator covariance.
+
+    W is followed by (B + tr(B) / dim * I)^emphasis, B = W Sb W and Sb the covariance of creators'
+    means: directions in which creators differ count a little more. At 1 it would be a linear
+    discriminant analysis, which with few creators takes chance for a difference.
 
     Args:
         found: Of the images to learn from.
         keep: Keep this many principal components of the whitened rows; None keeps all.
         ridge: Strength of the pull towards the identity, in multiples of the mean variance.
+        emphasis: In [0, 1]; 0 for the plain whitening.
 
     Returns:
         The map, scaled so that whitened rows have mean squared length 1.
@@ -106,6 +120,10 @@ def fit_moments(found: Moments, *, keep: int | None = None, ridge: float = RIDGE
         raise ValueError("no creator has two different images")
     values, basis = torch.linalg.eigh(within + ridge * variance * torch.eye(dim).double())
     matrix = basis @ torch.diag(values.rsqrt()) @ basis.T
+    between = matrix @ (found.between / found.images - torch.outer(mean, mean)) @ matrix
+    values, basis = torch.linalg.eigh(between + between.trace() / dim * torch.eye(dim).double())
+    # Rounding may leave a value below zero where all creators have one mean.
+    matrix = matrix @ basis @ torch.diag(values.clamp(min=0) ** emphasis) @ basis.T
     covariance = (found.between + found.within) / found.images - torch.outer(mean, mean)
     if keep is not None and keep < dim:
         # eigh sorts upwards: the last columns are the principal ones.

@@ -287,12 +287,14 @@ def test_the_curve_says_loss_active_triplets_and_what_validation_found():
         assert row["workers"] == 1
 
 
-def test_the_ridge_is_the_one_that_validation_likes_best():
+def test_the_ridge_is_the_smallest_that_validation_likes_best():
     inputs, creator = objects_and_themes(creators=80)
     told = train(inputs, creator, np.arange(50), np.arange(50, 80), QUICK).validation
     assert list(told["mrr_by_ridge"]) == [f"{ridge:g}" for ridge in RIDGES]
     best = max(told["mrr_by_ridge"].values())
-    assert told["mrr_by_ridge"][f"{told['ridge']:g}"] == best == told["mrr_whitening"]
+    liked = [float(r) for r, mrr in told["mrr_by_ridge"].items() if mrr >= best - fit.LEVEL]
+    assert told["ridge"] == min(liked)
+    assert told["mrr_by_ridge"][f"{told['ridge']:g}"] == told["mrr_whitening"]
 
 
 def test_a_whitening_that_is_kept_has_learned_from_validation_creators_too():
@@ -412,9 +414,9 @@ def test_where_whitening_harms_the_checkpoint_is_the_plain_mean():
     creator = np.repeat(np.arange(80), 12)
     rows = generator.normal(size=(len(creator), 16))
     # Training creators differ from each other along axis 1, validation creators along axis 0.
-    rows[:, 0] += np.where(creator < 50, 6, 0) * generator.normal(size=len(creator))
+    rows[:, 0] += np.where(creator < 50, 20, 0) * generator.normal(size=len(creator))
     rows[:, 1] += np.where(creator < 50, 3, 0) * generator.normal(size=80)[creator]
-    rows[:, 0] += np.where(creator < 50, 0, 3) * generator.normal(size=80)[creator]
+    rows[:, 0] += np.where(creator < 50, 0, 2) * generator.normal(size=80)[creator]
     outcome = train(unit(rows), creator, np.arange(50), np.arange(50, 80), QUICK)
     assert outcome.architecture == "mean"
     assert "plain mean is better" in outcome.reason

@@ -38,6 +38,7 @@ def by_definition(rows: np.ndarray, creator: np.ndarray, ridge: float):
 
 
 def fitted(rows: np.ndarray, creator: np.ndarray, **more):
+    more = {"emphasis": 0.0, **more}
     whitening = fit(torch.from_numpy(rows), torch.from_numpy(creator), **more)
     return whitening.mean.numpy(), whitening.matrix.numpy()
 
@@ -54,6 +55,21 @@ def test_matches_the_formula_written_in_numpy(ridge):
     expected_mean, expected_matrix = by_definition(rows, creator, ridge)
     np.testing.assert_allclose(mean, expected_mean, atol=1e-5)
     np.testing.assert_allclose(matrix, expected_matrix, atol=1e-5)
+
+
+@pytest.mark.parametrize("emphasis", [0.1, 1.0])
+def test_emphasis_is_a_power_of_the_covariance_of_creators(emphasis):
+    rows, creator, _ = planted()
+    mean, plain = fitted(rows, creator)
+    whitened = (rows - mean) @ plain
+    means = np.stack([whitened[creator == c].mean(axis=0) for c in np.unique(creator)])
+    between = np.cov(means.T, bias=True)
+    dim = len(between)
+    values, vectors = np.linalg.eigh(between + np.trace(between) / dim * np.eye(dim))
+    expected = whitened @ vectors @ np.diag(values**emphasis) @ vectors.T
+    _, found = fitted(rows, creator, emphasis=emphasis)
+    np.testing.assert_allclose(cosines((rows - mean) @ found), cosines(expected), atol=1e-3)
+    assert np.abs(cosines(expected) - cosines(whitened)).max() > 0.01
 
 
 def test_creators_of_different_sizes_and_with_one_image_match_the_formula():

@@ -23,6 +23,9 @@ SAVE_EVERY_SECONDS = 300.0
 # A covariance of a thousand dimensions is known within a percent from so many images.
 WHITENING_IMAGES = 1_000_000
 _CHUNK_IMAGES = 16384
+LEVEL = 0.003
+"""Differences of MRR below it name no better ridge: the smallest is taken, since the whitening that
+is kept is fitted to more creators."""
 CLEAR = 2.0
 """Standard errors that a difference must exceed to be called one."""
 
@@ -140,7 +143,7 @@ class _Fitted:
         ridge, told = RIDGE, {}
         if judge.usable:
             told = {r: judge.scores(WhitenedEmbedding(maps[r])).mrr for r in RIDGES}
-            ridge = max(told, key=lambda r: told[r])
+            ridge = min(r for r in RIDGES if told[r] >= max(told.values()) - LEVEL)
         return cls(maps[ridge], ridge, {f"{r:g}": v for r, v in told.items()}, training, validation)
 
     def to_all(self, dim: int) -> Whitening:
