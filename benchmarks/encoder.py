@@ -2,6 +2,7 @@
 
 .venv/bin/python benchmarks/encoder.py
 .venv/bin/python benchmarks/encoder.py --encoder ViT-B-32    # random weights: no hub is needed
+.venv/bin/python benchmarks/encoder.py --features --threads 1    # what the column `features` costs
 """
 
 import functools
@@ -30,6 +31,7 @@ from motif.encoder.source import EncoderSource, preprocess_of_file, resolve
 from motif.encoder.tower import ImageTower
 
 Way = Callable[[], np.ndarray]
+WITH_FEATURES = " with features"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,9 @@ class Config:
     disturbs least."""
     inductor: bool = False
     """Time TorchInductor on a CPU too; `--compile` there means OpenVINO."""
+    features: bool = False
+    """Time Motif's ways with `features`, too, and print by how much longer a round of each takes
+    than the same round without."""
 
 
 def main(config: Config) -> None:
@@ -71,10 +76,18 @@ def main(config: Config) -> None:
     for name, taken in seconds.items():
         median = statistics.median(taken)
         sys.stdout.write(
-            f"{name:36} {config.batch_size / median:8.1f} images/s"
+            f"{name:42} {config.batch_size / median:8.1f} images/s"
             f" (best {config.batch_size / min(taken):.1f} of {len(taken)}),"
             f" {base / median:.2f} x, lowest cosine {cosine[name]:.5f}\n"
         )
+    for name in seconds:
+        if (more := seconds.get(name + WITH_FEATURES)) is not None:
+            ratios = [longer / time for longer, time in zip(more, seconds[name], strict=True)]
+            low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+            sys.stdout.write(
+                f"{name + WITH_FEATURES:42} {middle:.3f} times as long"
+                f" (quartiles {low:.3f} to {high:.3f} of {len(ratios)} rounds)\n"
+            )
 
 
 def _source(name: str, scratch: Path) -> EncoderSource:
@@ -90,7 +103,17 @@ def _source(name: str, scratch: Path) -> EncoderSource:
 def _ways(source: EncoderSource, config: Config) -> dict[str, Way]:
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     load = functools.partial(Encoder, source, device=device)
-    float32, bfloat16 = load(precision=torch.float32), load(precision=torch.bfloat16)
+    precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    can_compile = device == "cuda" or importlib.util.find_spec("openvino")
+    encoders = {
+        f"Motif, {name}{', --compile' * compile}{WITH_FEATURES * features}": load(
+            precision=precision, compile=compile, features=features
+        )
+        for compile in ((False, True) if can_compile else (False,))
+        for name, precision in precisions.items()
+        for features in ((False, True) if config.features else (False,))
+    }
+    float32, bfloat16 = encoders["Motif, float32"], encoders["Motif, bfloat16"]
     pixels = _pictures(config.batch_size, float32.space.preprocess.size)
     model, _, _ = open_clip.create_model_and_transforms(
         source.open_clip_name, pretrained=source.pretrained, **preprocess_of_file(source)
@@ -114,13 +137,8 @@ def _ways(source: EncoderSource, config: Config) -> dict[str, Way]:
     ways: dict[str, Way] = {
         "open_clip, float32": lambda: by_open_clip(torch.float32),
         "open_clip, bfloat16 by autocast": lambda: by_open_clip(torch.bfloat16),
-        "Motif, float32": by_motif(float32),
-        "Motif, bfloat16": by_motif(bfloat16),
+        **{name: by_motif(encoder) for name, encoder in encoders.items()},
     }
-    if device == "cuda" or importlib.util.find_spec("openvino"):
-        for precision, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
-            fast = load(precision=precision, compile=True)
-            ways[f"Motif, {name}, --compile"] = by_motif(fast)
     if device == "cpu" and config.inductor:
         tower = cast(ImageTower, float32._tower)
         run = compiled.by_inductor(tower, pixels.shape[1], float32.device)

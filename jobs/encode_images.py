@@ -43,8 +43,10 @@ class Config:
     hub."""
     carry: str = ""
     """Manifest columns that travel into EMBEDDINGS, separated by commas."""
-    features: bool = False
-    """Also keep what the image tower pools before its projection, as the column `features`."""
+    features: bool = True
+    """Also keep the spatial mean of each stage of the image tower, at unit length, as the column
+    `features`: an artist's style is in the early and middle stages. As float16, that is 1.7 KB per
+    image with `lite`, 6.1 KB with ViT-B-32."""
     manifest: Literal["delta", "full"] = "delta"
     """`delta` only adds; `full` is the whole truth: images that it lacks are marked as removed."""
     max_removed_fraction: float = 0.05
@@ -105,7 +107,11 @@ def main(config: Config) -> dict[str, Any]:
     source = resolve(config.encoder)
     session.connect()
     with recorder.timed("load"):
-        encoder = Encoder(source, precision=torch.float32 if config.float32 else None)
+        encoder = Encoder(
+            source,
+            precision=torch.float32 if config.float32 else None,
+            features=config.features,
+        )
     preparation = Preparation(
         output=output,
         found=found,
@@ -129,7 +135,6 @@ def options(config: Config) -> Options:
     return Options(
         images=storage.absolute(config.images),
         carry=tuple(command.split_names(config.carry)),
-        features=config.features,
         full=config.manifest == "full",
         max_removed_fraction=config.max_removed_fraction,
         retry=config.retry_failed,

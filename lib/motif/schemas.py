@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 
 from motif.errors import ContractError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 IMAGES = pa.schema(
     [
@@ -62,25 +62,33 @@ RESERVED = frozenset(
 )
 
 
-def vector(dim: int) -> pa.DataType:
-    """Return the type of all stored vectors: a fixed-size list of `dim` float32."""
-    return pa.list_(pa.field("item", pa.float32(), nullable=False), dim)
+FLOAT = pa.float32()
+# Of `features`, which with float32 have the same hit rates and twice the bytes.
+HALF = pa.float16()
+
+
+def vector(dim: int, item: pa.DataType = FLOAT) -> pa.DataType:
+    """Return the type of stored vectors: a fixed-size list of `dim` floats."""
+    return pa.list_(pa.field("item", item, nullable=False), dim)
 
 
 def vector_array(
-    values: Float[np.ndarray, "rows dim"], valid: Bool[np.ndarray, " rows"] | None = None
+    values: Float[np.ndarray, "rows dim"],
+    valid: Bool[np.ndarray, " rows"] | None = None,
+    *,
+    item: pa.DataType = FLOAT,
 ) -> pa.Array:
     """Return rows of a matrix as Arrow vectors; rows that are not `valid` are null."""
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+    flat = pa.array(np.ascontiguousarray(values, dtype=item.to_pandas_dtype()).reshape(-1))
     mask = None if valid is None else pa.array(~valid)
-    return pa.FixedSizeListArray.from_arrays(flat, type=vector(values.shape[1]), mask=mask)
+    return pa.FixedSizeListArray.from_arrays(flat, type=vector(values.shape[1], item), mask=mask)
 
 
-def matrix(column: pa.ChunkedArray) -> Float[np.ndarray, "rows dim"]:
-    """Return Arrow vectors, none of them null, as the rows of a matrix."""
+def matrix(column: pa.ChunkedArray) -> Float32[np.ndarray, "rows dim"]:
+    """Return Arrow vectors of any float, none of them null, as the rows of a float32 matrix."""
     dim = column.type.list_size
-    flat = column.combine_chunks().flatten()
-    return flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32, copy=False).reshape(-1, dim)
 
 
 def images(carried: Iterable[pa.Field] = ()) -> pa.Schema:
@@ -95,13 +103,13 @@ def embeddings(
 
     Args:
         dim: Length of `embedding`.
-        features_dim: Length of `features` (the image tower's output before its projection);
-            None leaves that column out.
+        features_dim: Length of `features` (the spatial mean of each stage of the image tower, at
+            unit length, one after the other; float16); None leaves that column out.
         carried: Manifest columns that travel along.
     """
     fields = [*IMAGES, pa.field("embedding", vector(dim), nullable=False)]
     if features_dim is not None:
-        fields.append(pa.field("features", vector(features_dim), nullable=False))
+        fields.append(pa.field("features", vector(features_dim, HALF), nullable=False))
     fields += [
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("perceptual_hash", pa.string(), nullable=False),

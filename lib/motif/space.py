@@ -11,6 +11,9 @@ from typing import Any
 
 from motif.errors import SpaceError
 
+FEATURES = "unit spatial means of stages, 1"
+"""What `features` are in this version: `motif.encoder.stages`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
@@ -34,6 +37,8 @@ class Space:
     """Hash of the weights as float32 tensors, whatever file they came in."""
     preprocess: Preprocess
     dim: int
+    features: str = FEATURES
+    """Recipe of the column `features`, whether or not it was kept."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,9 +55,17 @@ class Space:
         """Read what `to_json` wrote.
 
         Raises:
-            SpaceError: A field is missing, or the fingerprint is not that of the fields.
+            SpaceError: A field is missing, the fingerprint is not that of the fields, or its
+                `features` are made by another recipe than this version's.
         """
         try:
+            if (recipe := value.get("features")) != FEATURES:
+                raise SpaceError(
+                    f"space {value['fingerprint']} ({value['encoder']}) is of another version of"
+                    f" Motif: its `features` are {recipe or 'what the tower pools'!r}, here they"
+                    f" are {FEATURES!r}; encode again (encode_images --overwrite, or into another"
+                    " folder), then train and publish again"
+                )
             preprocess = dict(value["preprocess"])
             preprocess["mean"] = tuple(preprocess["mean"])
             preprocess["std"] = tuple(preprocess["std"])
@@ -63,7 +76,7 @@ class Space:
                 dim=value["dim"],
             )
             recorded = value["fingerprint"]
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise SpaceError(f"not a description of a space: {value!r:.200}") from error
         if recorded != space.fingerprint:
             raise SpaceError(

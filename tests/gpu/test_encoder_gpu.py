@@ -31,13 +31,15 @@ def lowest_cosine(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.mark.parametrize("precision", [torch.float32, None])
 @pytest.mark.parametrize("compile", [False, True])
 def test_gpu_encodes_as_the_cpu_does(name, precision, compile):
-    cpu = Encoder(resolve(name), device="cpu", precision=torch.float32)
-    gpu = Encoder(resolve(name), device="cuda", precision=precision, compile=compile)
+    cpu = Encoder(resolve(name), device="cpu", precision=torch.float32, features=True)
+    gpu = Encoder(resolve(name), device="cuda", precision=precision, compile=compile, features=True)
     assert gpu.space == cpu.space
     for count in (64, 1, 7):
         pixels = some_pixels(count)
         found, expected = gpu.encode_images(pixels), cpu.encode_images(pixels)
         assert lowest_cosine(found.embedding, expected.embedding) >= 0.999
+        # The tower has one stage, so that its features are unit rows, too.
+        assert lowest_cosine(found.features, expected.features) >= 0.999
 
 
 def test_threads_do_not_mix_up_their_batches(name):

@@ -128,7 +128,7 @@ def finished(manifest, folder, ray_local) -> tuple[Path, dict]:
     record = job(
         manifest,
         output,
-        **{"carry": "held_out,campaign", "features": True, "buckets": 3},
+        **{"carry": "held_out,campaign", "buckets": 3},
         max_failed_fraction=0.9,
         batch_size=7,  # of which the images are no multiple
     )
@@ -137,7 +137,7 @@ def finished(manifest, folder, ray_local) -> tuple[Path, dict]:
 
 @pytest.fixture(scope="module")
 def lite() -> Encoder:
-    return Encoder(resolve("lite"), precision=torch.float32)
+    return Encoder(resolve("lite"), precision=torch.float32, features=True)
 
 
 def test_counts_add_up(finished, good):
@@ -227,7 +227,10 @@ def test_embeddings_equal_encoding_directly(finished, lite, folder):
     assert (found * expected.embedding).sum(axis=1).min() > 0.999
     features = schemas.matrix(table["features"])
     assert features.shape[1] == lite.features_dim
-    np.testing.assert_allclose(features, expected.features, rtol=1e-2, atol=1e-2)
+    assert table["features"].type.value_type == pa.float16()
+    assert features.dtype == np.float32
+    # The batches were others, so that float32 rounds elsewhere before float16 does.
+    np.testing.assert_allclose(features, expected.features, rtol=2e-3, atol=2e-5)
 
 
 def test_space_is_the_encoder_s(finished, lite):
@@ -253,7 +256,7 @@ def test_running_again_encodes_nothing(finished, manifest, ray_local):
     again = job(
         manifest,
         output,
-        **{"carry": "held_out,campaign", "features": True, "max_failed_fraction": 0.9},
+        **{"carry": "held_out,campaign", "max_failed_fraction": 0.9},
     )
     told = again["manifest"]
     assert (told["new"], told["unchanged"]) == (0, record["counts"]["embedded"])
@@ -273,9 +276,29 @@ def test_other_columns_are_refused_by_the_command(finished, manifest):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert "--overwrite" in line
-    assert "features" in line
+    assert "--carry" in line
+    assert "-features" not in line
     assert done.stdout == ""
+    done = command(manifest, output, "--carry", "held_out,campaign", "--no-features")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "pass --features, or" in line
     assert snapshot(output) == before
+
+
+def test_without_features_and_then_with_them(ray_local, tmp_path, library):
+    output = tmp_path / "out"
+    job(library, output, features=False)
+    assert "features" not in Embeddings.open(str(output)).schema.names
+    before = snapshot(output)
+    with pytest.raises(InputError, match=r"new: .'features'.*pass --no-features, or --overwrite"):
+        job(library, output)
+    assert snapshot(output) == before
+    job(library, output, overwrite=True)
+    artefact = Embeddings.open(str(output))
+    assert artefact.schema.field("features").type == schemas.vector(856, pa.float16())
+    lengths = np.linalg.norm(schemas.matrix(artefact.read()["features"]), axis=1)
+    np.testing.assert_allclose(lengths, 7**0.5, rtol=1e-3)
 
 
 def test_output_that_is_not_ours_is_left_alone(manifest, tmp_path):
@@ -294,6 +317,8 @@ def test_dry_run_writes_nothing(ray_local, manifest, good, tmp_path, capsys):
     assert record["manifest_duplicates"] == 3
     assert record["sampled_failures"] == len(UGLY)
     assert record["estimated_seconds"] > 0
+    row_bytes = 384 * 4 + 856 * 2 + 300
+    assert record["estimated_output_bytes"] == record["images_to_do"] * row_bytes
     assert str(len(good) + len(UGLY)) in capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ from motif.images import compact, manifest
 from tests.synthetic import make_space
 
 DIM = 3
-SCHEMA = schemas.embeddings(DIM, carried=[pa.field("campaign", pa.string())])
+SCHEMA = schemas.embeddings(DIM, features_dim=2, carried=[pa.field("campaign", pa.string())])
 KEYS = [("creator_id", "ascending"), ("image_id", "ascending")]
 
 
@@ -67,6 +67,7 @@ def image_rows(numbered: list[tuple[int, Image]]) -> pa.Table:
             "version": None if number % 2 else "v1",
             "posted_at": None,
             "embedding": vectors.normal(size=DIM).astype(np.float32),
+            "features": vectors.normal(size=2).astype(np.float16),
             "content_hash": f"{number:064x}",
             "perceptual_hash": f"{number:016x}",
             "campaign": "spring",

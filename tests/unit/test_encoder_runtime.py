@@ -42,7 +42,7 @@ def own_copy(folder, tmp_path) -> Path:
 
 @pytest.fixture
 def tiny(folder) -> Encoder:
-    return Encoder(resolve(f"local-dir:{folder}"), precision=torch.float32)
+    return Encoder(resolve(f"local-dir:{folder}"), precision=torch.float32, features=True)
 
 
 def some_pixels(count: int, seed: int = 0) -> np.ndarray:
@@ -206,6 +206,22 @@ def test_no_images(tiny):
     assert found.features.shape == (0, tiny.features_dim)
 
 
+def test_no_images_and_no_features(folder):
+    plain = Encoder(resolve(f"local-dir:{folder}"), precision=torch.float32)
+    found = plain.encode_images(some_pixels(0))
+    assert found.embedding.shape == (0, 16)
+    assert found.features is None
+
+
+def test_halved_batches_without_features(folder, tiny):
+    plain = Encoder(resolve(f"local-dir:{folder}"), precision=torch.float32)
+    plain._tower = OutOfMemoryAbove(plain._tower, 2)
+    found = plain.encode_images(some_pixels(5))
+    assert found.features is None
+    expected = tiny.encode_images(some_pixels(5))
+    np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-6)
+
+
 # Threads and compilation.
 
 
@@ -245,7 +261,7 @@ def assert_same_vectors(fast: Encoder, expected: Encoder) -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_inductor_gives_the_same_vectors_and_compiles_once(folder, tiny):
-    fast = Encoder(resolve(f"local-dir:{folder}"), precision=torch.float32)
+    fast = Encoder(resolve(f"local-dir:{folder}"), precision=torch.float32, features=True)
     fast._tower = compiled.by_inductor(fast._tower, 32, fast.device)
     with torch.compiler.set_stance("fail_on_recompile"):
         assert_same_vectors(fast, tiny)
@@ -283,7 +299,7 @@ def test_inductor_without_a_compiler_is_refused(folder, tmp_path):
 @NEEDS_OPENVINO
 def test_openvino_gives_the_same_vectors(folder, tiny):
     source = resolve(f"local-dir:{folder}")
-    fast = Encoder(source, device="cpu", precision=torch.float32, compile=True)
+    fast = Encoder(source, device="cpu", precision=torch.float32, compile=True, features=True)
     assert fast.space == tiny.space
     assert_same_vectors(fast, tiny)
     half = Encoder(source, device="cpu", precision=torch.bfloat16, compile=True)

@@ -59,7 +59,7 @@ def photos() -> dict[str, Image.Image]:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(resolve("lite"), precision=torch.float32)
+    return Encoder(resolve("lite"), precision=torch.float32, features=True)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def embeddings(encoder, pixels) -> np.ndarray:
 
 def test_shapes_and_units(encoder, embeddings):
     assert embeddings.shape == (10, lite.EMBEDDING_DIM)
-    assert encoder.features_dim == 1280
+    assert encoder.features_dim == 16 + 24 + 48 + 88 + 120 + 208 + 352
     assert encoder.space.dim == lite.EMBEDDING_DIM
     assert encoder.space.encoder == "lite"
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)

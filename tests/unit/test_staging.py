@@ -1,3 +1,4 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -51,6 +52,34 @@ def test_only_some_columns(tmp_path):
     staging.append(str(tmp_path), 0, "failures", failures("a"))
     table = staging.read(str(tmp_path), 0, "failures", schemas.FAILURES, ["version", "image_id"])
     assert table.to_pylist() == [{"version": None, "image_id": "a"}]
+
+
+def test_features_are_halves_from_the_encoder_to_the_reader(tmp_path):
+    values = np.random.default_rng(0).uniform(-1, 1, (4, 5)).astype(np.float32)
+    values[0] = (0, 1, -1, 6.1e-5, 1e-9)  # the last is too small for a half
+    valid = np.array([True, True, False, True])
+    rows = pa.table(
+        {
+            "image_id": ["a", "b", "c", "d"],
+            "features": schemas.vector_array(values, valid, item=schemas.HALF),
+        }
+    )
+    schema = pa.schema([rows.schema.field(0), ("features", schemas.vector(5, pa.float16()))])
+    assert rows.schema == schema
+    staging.append(str(tmp_path), 0, "embeddings", rows.filter(pa.array(valid)))
+    found = staging.read(str(tmp_path), 0, "embeddings", schema)
+    assert found.schema == schema
+    matrix = schemas.matrix(found["features"])
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, values[valid].astype(np.float16).astype(np.float32))
+    np.testing.assert_allclose(matrix, values[valid], rtol=2**-11, atol=2**-25)
+
+
+def test_embeddings_stay_float32():
+    values = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    column = pa.chunked_array([schemas.vector_array(values)])
+    assert column.type == schemas.vector(4, pa.float32())
+    np.testing.assert_array_equal(schemas.matrix(column), values)
 
 
 @pytest.mark.parametrize(

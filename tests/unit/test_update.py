@@ -124,6 +124,23 @@ def test_embeddings_of_an_older_motif_are_refused_unless_overwritten(output):
     assert output.images() == ["one"]
 
 
+def test_embeddings_with_the_features_of_an_older_motif_are_refused(output):
+    output.begin()
+    output.commit("one")
+    record = storage.read_json(f"{output.uri}/run.json")
+    older = schemas.SCHEMA_VERSION - 1
+    record["schema_version"] = older
+    del record["space"]["features"]
+    storage.write_json(f"{output.uri}/run.json", record)
+    with pytest.raises(InputError, match=rf"schema {older}, .*--overwrite") as caught:
+        update.look(output.uri, overwrite=False)
+    assert output.uri in str(caught.value)
+    with pytest.raises(SpaceError, match="encode again") as caught:
+        Embeddings.open(output.uri)
+    assert "\n" not in str(caught.value)
+    assert update.look(output.uri, overwrite=True) == (State.FINISHED, None)
+
+
 # require_compatible
 
 
@@ -145,6 +162,41 @@ def test_rows_of_another_space_or_with_other_columns_are_refused(output):
             update.require_compatible(
                 record, then, dataclasses.replace(SETTINGS, schema=now), output.uri
             )
+
+
+CARRIED = [pa.field("likes", pa.int64())]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ({}, {"features_dim": 2}, "pass --no-features, or"),
+        ({"features_dim": 2}, {}, "pass --features, or"),
+        ({}, {"carried": CARRIED}, "pass the same --carry as before, or"),
+        (
+            {},
+            {"carried": CARRIED, "features_dim": 2},
+            "pass --no-features and the same --carry as before, or",
+        ),
+        (
+            {"carried": CARRIED},
+            {"carried": [pa.field("likes", pa.string())]},
+            "pass the same --carry as before, or",
+        ),
+    ],
+)
+def test_the_flag_that_makes_the_columns_what_they_were_is_named(output, was, now, told):
+    output.begin()
+    output.commit("one")
+    _, record = update.look(output.uri, overwrite=False)
+    before = update.current(output.uri)
+    assert record
+    assert before
+    before = dataclasses.replace(before, schema=schemas.embeddings(2, **was))
+    settings = dataclasses.replace(SETTINGS, schema=schemas.embeddings(2, **now))
+    with pytest.raises(InputError, match=told) as caught:
+        update.require_compatible(record, before, settings, output.uri)
+    assert "\n" not in str(caught.value)
 
 
 # prepare and claim

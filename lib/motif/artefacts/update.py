@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from motif import storage
+from motif import schemas, storage
 from motif.artefacts import embeddings, run, snapshot, staging
 from motif.artefacts.run import State
 from motif.artefacts.snapshot import Snapshot
@@ -53,16 +53,18 @@ def look(output: str, *, overwrite: bool) -> tuple[State, dict[str, Any] | None]
 
     Raises:
         OutputError: Something is there that is not ours.
-        InputError: run.json is damaged or of another version.
+        InputError: run.json is damaged, or of another version than this one writes.
     """
     found = run.state(output, embeddings.ARTEFACT)
     if found is not State.FINISHED or overwrite:
         return found, None
     record = run.read(output, embeddings.ARTEFACT)
-    if "snapshot" not in record:
+    version = record.get("schema_version", 0)
+    if version < schemas.SCHEMA_VERSION or "snapshot" not in record:
         raise InputError(
-            f"--output {output} was written by Motif {record.get('motif_version')}, before"
-            " EMBEDDINGS could grow; pass --overwrite, or name another folder"
+            f"--output {output} was written by Motif {record.get('motif_version')} in an older form"
+            f" (schema {version}, here {schemas.SCHEMA_VERSION}); pass --overwrite to encode all"
+            " anew, or name another folder"
         )
     return found, record
 
@@ -97,9 +99,19 @@ def require_compatible(
         new = [name for name in settings.schema.names if name not in before.schema.names]
         raise InputError(
             f"--output {output} has other columns (lacking here: {was or 'none'}, new:"
-            f" {new or 'none'}, or a type changed): pass the same --carry and --features as"
-            " before, or --overwrite to encode all anew"
+            f" {new or 'none'}, or a type changed): pass {_flags(was, new)}, or --overwrite to"
+            " encode all anew"
         )
+
+
+def _flags(was: list[str], new: list[str]) -> str:
+    """Return the flags that make the columns of a run what they were."""
+    flags = [
+        flag for flag, names in (("--features", was), ("--no-features", new)) if "features" in names
+    ]
+    if {*was, *new} != {"features"}:
+        flags.append("the same --carry as before")
+    return " and ".join(flags)
 
 
 def prepare(output: str, found: State, settings: Settings, *, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from motif.encoder.tower import ImageTower
 from motif.errors import InputError
 
-Tower = Callable[[Tensor], tuple[Tensor, Tensor]]
+Tower = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def by_inductor(tower: ImageTower, size: int, device: torch.device) -> Tower:
@@ -25,12 +25,11 @@ def by_inductor(tower: ImageTower, size: int, device: torch.device) -> Tower:
     compiled = torch.compile(tower, dynamic=True)
 
     @torch.inference_mode()
-    def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def run(pixels: Tensor) -> tuple[Tensor, ...]:
         if len(pixels) > 1:
             return compiled(pixels)
         # One is a size that would be compiled apart.
-        unit, features = compiled(pixels.repeat(2, 1, 1, 1))
-        return unit[:1], features[:1]
+        return tuple(rows[:1] for rows in compiled(pixels.repeat(2, 1, 1, 1)))
 
     try:
         with torch.inference_mode():  # a tensor made outside it would be compiled for apart
@@ -88,10 +87,10 @@ def by_openvino(tower: ImageTower, size: int, precision: torch.dtype) -> Tower:
         ) from error
     of_thread = threading.local()  # a request runs one batch at a time
 
-    def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def run(pixels: Tensor) -> tuple[Tensor, ...]:
         if not hasattr(of_thread, "request"):
             of_thread.request = model.create_infer_request()
         outputs = of_thread.request.infer([pixels.numpy()], share_inputs=True)
-        return torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1])
+        return tuple(torch.from_numpy(rows) for rows in outputs.values())
 
     return run

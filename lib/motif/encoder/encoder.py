@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +46,9 @@ class Encoded:
 
     embedding: Float[np.ndarray, "batch dim"]
     """Unit rows."""
-    features: Float[np.ndarray, "batch features"]
-    """What the image tower pools, before its projection; not normalised."""
+    features: Float[np.ndarray, "batch features"] | None
+    """The spatial mean of each stage of the image tower, at unit length, one after the other, so
+    that a row is as long as the square root of their number; None where they are not wanted."""
 
 
 class Encoder:
@@ -59,6 +61,7 @@ class Encoder:
         device: str | None = None,
         precision: torch.dtype | None = None,
         compile: bool = False,
+        features: bool = False,
     ) -> None:
         """Load the model.
 
@@ -69,6 +72,7 @@ class Encoder:
                 the lite encoder.
             compile: Compile the image tower for this machine, which takes up to a minute: by
                 OpenVINO on a CPU, by TorchInductor on a GPU. The space stays the same.
+            features: Return them, too, with the embeddings of images.
 
         Raises:
             InputError: The weights do not fit the architecture, or cannot be loaded; or what
@@ -102,13 +106,13 @@ class Encoder:
         if fold_batch_norms(visual, torch.zeros(1, 3, preprocess.size, preprocess.size)):
             visual.to(memory_format=torch.channels_last)
         self._model.to(self.device)
-        self._tower = self._make_tower(visual, preprocess, compile=compile)
+        self._tower = self._make_tower(visual, preprocess, compile=compile, features=features)
         self._transfer = Transfer(self.device)
         self._most: int | None = None  # images that fit into the device's memory at once
         self._lock = threading.Lock()
         black = np.zeros((1, preprocess.size, preprocess.size, 3), np.uint8)
         probe = self.encode_images(black)
-        self.features_dim = probe.features.shape[1]
+        self.features_dim = None if probe.features is None else probe.features.shape[1]
         self.space = Space(
             encoder=source.architecture,
             weights_sha256=weights_sha256,
@@ -116,11 +120,14 @@ class Encoder:
             dim=probe.embedding.shape[1],
         )
 
-    def _make_tower(self, visual: Any, preprocess: Preprocess, *, compile: bool) -> Tower:
+    def _make_tower(
+        self, visual: Any, preprocess: Preprocess, *, compile: bool, features: bool
+    ) -> Tower:
         by_openvino = compile and self.device.type == "cpu"
         # OpenVINO lowers the precision itself.
         precision = torch.float32 if by_openvino else self.precision
-        tower = ImageTower(visual, preprocess, precision=precision).to(self.device).eval()
+        tower = ImageTower(visual, preprocess, precision=precision, features=features)
+        tower.to(self.device).eval()
         if by_openvino:
             with _quiet_root_logger():  # it logs every operation that it need not decompose
                 return compiled.by_openvino(tower, preprocess.size, self.precision)
@@ -135,9 +142,12 @@ class Encoder:
             OutOfDeviceMemory: The device's memory does not even hold one image's work.
         """
         if len(pixels) == 0:
-            dims = self.space.dim, self.features_dim
-            return Encoded(*(np.zeros((0, dim), np.float32) for dim in dims))
-        parts: list[Encoded] = []
+            return _encoded(
+                np.zeros((0, dim), np.float32)
+                for dim in (self.space.dim, self.features_dim)
+                if dim is not None
+            )
+        parts: list[list[np.ndarray]] = []
         start = 0
         while start < len(pixels):
             part = pixels[start : start + (self._most or len(pixels))]
@@ -149,18 +159,13 @@ class Encoder:
                 start += len(part)
                 continue
             self._halve(len(part))
-        if len(parts) == 1:
-            return parts[0]
-        return Encoded(
-            np.concatenate([part.embedding for part in parts]),
-            np.concatenate([part.features for part in parts]),
-        )
+        return _encoded(np.concatenate(rows) for rows in zip(*parts, strict=True))
 
     @torch.inference_mode()
-    def _encode(self, pixels: UInt8[np.ndarray, "batch size size 3"]) -> Encoded:
+    def _encode(self, pixels: UInt8[np.ndarray, "batch size size 3"]) -> list[np.ndarray]:
         with self._transfer.stream():
-            unit, features = self._tower(self._transfer.to_device(pixels))
-            return Encoded(unit.cpu().numpy(), features.cpu().numpy())
+            rows = self._tower(self._transfer.to_device(pixels))
+            return [matrix.cpu().numpy() for matrix in rows]
 
     def _halve(self, tried: int) -> None:
         if tried <= 1:
@@ -195,6 +200,11 @@ class Encoder:
             used = (tokens != padding).any(dim=0)
             tokens = tokens[:, used]
         return tokens
+
+
+def _encoded(matrices: Iterable[np.ndarray]) -> Encoded:
+    embedding, *features = matrices
+    return Encoded(embedding, features[0] if features else None)
 
 
 def _preprocess(config: dict[str, Any]) -> Preprocess:

@@ -116,7 +116,6 @@ class EncodeImages:
         if not ray.get_gpu_ids():
             # Ray gives one OpenMP thread to an actor with a fraction of a CPU.
             torch.set_num_threads(session.cpus_of_this_node())
-        self._with_features = settings.features
         self._pulse = pulse
         # Raised with the first batch: of an actor that dies at birth, Ray passes on only the text.
         self._refusal: MotifError | None = None
@@ -127,6 +126,7 @@ class EncodeImages:
                 resolve(settings.encoder),
                 precision=torch.float32 if settings.float32 else None,
                 compile=settings.compile,
+                features=settings.features,
             )
         except MotifError as error:
             self._refusal = error
@@ -150,8 +150,9 @@ class EncodeImages:
         if not finite[usable].all():
             rows = _mark(rows, pa.array(usable & ~finite))
         rows = rows.append_column("embedding", schemas.vector_array(encoded.embedding, valid))
-        if self._with_features:
-            rows = rows.append_column("features", schemas.vector_array(encoded.features, valid))
+        if encoded.features is not None:
+            features = schemas.vector_array(encoded.features, valid, item=schemas.HALF)
+            rows = rows.append_column("features", features)
         precision = str(self._encoder.precision).removeprefix("torch.")
         seconds = (time.perf_counter() - start) / max(rows.num_rows, 1)
         self._pulse.beat("encode", rows.num_rows, "")

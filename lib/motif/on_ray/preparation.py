@@ -28,7 +28,6 @@ class Options:
 
     images: str
     carry: tuple[str, ...]
-    features: bool
     full: bool
     max_removed_fraction: float
     retry: tuple[str, ...] | None
@@ -67,7 +66,8 @@ class Preparation:
             found: What is there, from `update.look`.
             record: Its run.json, if the run builds on it.
             options: The flags.
-            encoder: Loaded in this process, to know its space and to time a sample.
+            encoder: Loaded in this process, to know its space and to time a sample; with features
+                if they are wanted.
             encoder_name: `--encoder`, absolute.
             run_id: Of the run.
 
@@ -82,7 +82,7 @@ class Preparation:
         self._carried = manifest.carried_fields(self._pieces, options.carry)
         schema = schemas.embeddings(
             encoder.space.dim,
-            features_dim=encoder.features_dim if options.features else None,
+            features_dim=encoder.features_dim,
             carried=self._carried,
         )
         before = Snapshot.read(output, record["snapshot"]) if record else None
@@ -175,5 +175,5 @@ class Preparation:
             space=self.settings.space,
             float32=self.options.float32,
             compile=self.options.compile,
-            features=self.options.features,
+            features=self.encoder.features_dim is not None,
         )

@@ -13,6 +13,7 @@ from motif.on_ray import estimate, fetch_and_decode, session
 from motif.on_ray.preparation import Preparation
 
 _VECTORS = ("embedding", "features")
+_OTHER_BYTES = 300  # of the other columns of a row, about
 
 
 def rehearse(preparation: Preparation, sample: int) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def rehearse(preparation: Preparation, sample: int) -> dict[str, Any]:
         images, cpus=resources.cpus, gpus=resources.gpus, encoders=resources.encoders
     )
     price = preparation.options.price_per_hour
-    width = sum(f.type.list_size for f in preparation.settings.schema if f.name in _VECTORS)
+    vectors = [f.type for f in preparation.settings.schema if f.name in _VECTORS]
+    row_bytes = sum(t.list_size * t.value_type.bit_width // 8 for t in vectors) + _OTHER_BYTES
     return {
         "dry_run": True,
         "images_to_do": images,
@@ -65,7 +67,7 @@ def rehearse(preparation: Preparation, sample: int) -> dict[str, Any]:
         "gpus": resources.gpus,
         "estimated_seconds": round(seconds, 1),
         "estimated_cost": round(seconds / 3600 * price, 2) if price is not None else None,
-        "estimated_output_bytes": images * (width * 4 + 300),
+        "estimated_output_bytes": images * row_bytes,
     }
 
 
