@@ -49,7 +49,7 @@ def train(cache: Path, images: int, *flags: str) -> Run:
 
 def measure_workers(cache: Path, *, images: int, repeats: int, steps: int) -> Iterator[Measurement]:
     """Compare steps per second, one thread each, validation left to the end."""
-    flags = ("--steps", str(steps), "--validate-every", str(steps), "--creators-per-batch", "256")
+    flags = ("--steps", str(steps), "--validate-every", str(steps), "--creators-per-batch", "512")
     flags += ("--set-sizes", "2", "--architecture", "same")
     rates: dict[str, list[float]] = {"1": [], "2": []}
     for _ in range(repeats):
@@ -64,7 +64,7 @@ def measure_workers(cache: Path, *, images: int, repeats: int, steps: int) -> It
         at_least=WORKERS_BAR,
         figures={
             "steps_per_second": {workers: spread(found) for workers, found in rates.items()},
-            "images_per_step": 1024,
+            "images_per_step": 2048,
         },
     )
 

@@ -117,7 +117,7 @@ class Batches:
             generator = torch.Generator(device).manual_seed(int(seed[0] >> np.uint64(1)))
             creators = self._start(index + 1) - self._start(index)
             parts.append(torch.rand((creators * rows, width), generator=generator, device=device))
-        return (torch.cat(parts) >= rate).float() / (1 - rate)
+        return torch.cat(parts).ge_(rate).mul_(1 / (1 - rate))
 
     def _start(self, index: int) -> int:
         return self.width * index // self.slices

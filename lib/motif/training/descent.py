@@ -83,7 +83,9 @@ def descend(
     network.to(around.device)
     average, best = copy.deepcopy(network).eval(), copy.deepcopy(network)
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=hyper.learning_rate, weight_decay=hyper.weight_decay)
+    optimizer = torch.optim.AdamW(
+        learned, lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True
+    )
     progress = Progress()
     kept = around.keeper.load()
     if kept and (start := State.from_bytes(kept)):
