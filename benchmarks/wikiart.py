@@ -71,14 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, help="manifest with creator_id and uri")
     parser.add_argument("--output", type=Path, required=True, help="folder for all artefacts")
-    parser.add_argument("--input", default="embedding", choices=("embedding", "features"))
+    parser.add_argument("--input", default="features", choices=("embedding", "features"))
     arguments = parser.parse_args()
     base = arguments.output.absolute()
     images = str(Path(arguments.images).absolute())
     embeddings = base / "embeddings"
     costs = {
         "encode_images": run_job(
-            *("encode_images", embeddings, "--images", images, "--encoder", "lite", "--features")
+            *("encode_images", embeddings, "--images", images, "--encoder", "lite")
         )
     }
     output = base / arguments.input

@@ -14,8 +14,17 @@ from motif.artefacts import run
 from motif.artefacts.embeddings import Embeddings
 from tests.breaking import commands
 from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, cluster, encoders
+from tests.breaking.test_training import (
+    STEPS,
+    embeddings,
+    require_the_same,
+    step_of,
+    train,
+    untouched,
+    workers,
+)
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "embeddings", "train", "untouched"]
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -104,3 +113,21 @@ def test_the_artefact_of_a_killed_run_stays_readable(start, server, pictures, tm
     with start(output) as job:
         job.wait().require_success()
     commands.require_once(output, pictures.uris)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_training_is_killed_again_and_again(seed, train, untouched, tmp_path):
+    """The driver, or one of two workers, whichever comes up, each time some way further on."""
+    chance = random.Random(seed)
+    output = tmp_path / "same"
+    flags = ("--num-workers", "2", "--max-failures", "1")
+    for until in sorted(chance.sample(range(10, STEPS - 50), KILLS)):
+        with train(output, *flags) as job:
+            if job.wait_until(lambda until=until: step_of(output) >= until):
+                if chance.random() < 0.5:
+                    workers(job)[-1].kill()
+                    job.wait_until(lambda: len(workers(job)) == 2)
+                commands.require_gone(job.sigkill())
+    with train(output, *flags) as job:
+        job.wait().require_success()
+    require_the_same(output, untouched)

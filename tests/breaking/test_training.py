@@ -19,7 +19,7 @@ from motif.training.state import State
 from tests.breaking import commands
 from tests.synthetic import make_space, rows_of, unit, write_embeddings
 
-STEPS = 400
+STEPS = 250
 WORKER_TITLE = "ray::RayTrainWorker"
 # `paper`, so that the network is kept whatever came of it.
 SETTINGS = (
@@ -54,6 +54,8 @@ def train(embeddings, tmp_path) -> Start:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AD")}
         if address:
             environment["RAY_ADDRESS"] = address
+        # Ray waits so long, by default a minute, for workers on a node that it believes alive.
+        environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "20"
         command = [sys.executable, "-m", "jobs.train_same", "--embeddings", embeddings]
         command += ["--output", str(output), "--scratch", str(tmp_path / "scratch")]
         return commands.running(
