@@ -59,7 +59,7 @@ def main(config: Config) -> dict[str, Any]:
     if checkpoint.config.input_column not in embeddings.schema.names:
         raise InputError(
             f"--model {config.model} reads the column {checkpoint.config.input_column!r}, which"
-            f" {config.embeddings} lacks; encode with --features"
+            f" {config.embeddings} lacks; encode again without --no-features"
         )
     words = read_adjectives(config.adjectives)
     if config.dry_run:

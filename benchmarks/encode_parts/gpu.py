@@ -46,7 +46,12 @@ def measure(
         verdict = None
         for _ in range(repeats):
             # Loaded anew each time: the pipeline needs the device's memory.
-            encoder = Encoder(resolve(flag), precision=torch.bfloat16, compile="--compile" in flags)
+            encoder = Encoder(
+                resolve(flag),
+                precision=torch.bfloat16,
+                compile="--compile" in flags,
+                features=True,
+            )
             preprocess = encoder.space.preprocess
             bare = encoder_images_per_second(encoder, files[0], batch_size=BATCH, images=20 * BATCH)
             rates["encoder"].append(bare)

@@ -40,7 +40,7 @@ def measure(
     output = cache / "outputs" / "pipeline"
     for name in names:
         flag = encoders.flag(name, cache)
-        encoder = Encoder(resolve(flag), compile="--compile" in flags)
+        encoder = Encoder(resolve(flag), compile="--compile" in flags, features=True)
         rates: dict[str, list[float]] = {}
         last = None
         with Decoders(encoder.space.preprocess) as decoders:

@@ -133,8 +133,8 @@ def read(
     column = checkpoint.config.input_column
     if column not in embeddings.schema.names:
         raise InputError(
-            f"{embeddings.uri} has no column {column!r}, which the model reads; encode with"
-            " --features, or train on `embedding`"
+            f"{embeddings.uri} has no column {column!r}, which the model reads; encode again"
+            " without --no-features, or train on `embedding`"
         )
     truths = truth_columns(embeddings)
     names = ["creator_id", "image_id", "uri", *HASHES, "embedding", column, *truths, OBJECT]
