@@ -48,6 +48,19 @@ def of_leader(value: Tensor) -> Tensor:
     return value
 
 
+def bytes_of_leader(data: bytes | None, device: torch.device) -> bytes | None:
+    """Return the first worker's bytes, or None, on all."""
+    if world()[1] == 1:
+        return data
+    size = of_leader(torch.tensor(-1 if data is None else len(data), device=device)).item()
+    if size <= 0:
+        return None if size else b""
+    payload = torch.empty(int(size), dtype=torch.uint8, device=device)
+    if world()[0] == 0:
+        payload.copy_(torch.frombuffer(bytearray(data or b""), dtype=torch.uint8))
+    return of_leader(payload).cpu().numpy().tobytes()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, counts: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from motif.errors import InputError
-from motif.gather import gather_rows, of_leader, total
+from motif.gather import bytes_of_leader, gather_rows, of_leader, total
 from motif.losses import triplet_hinges, triplet_loss
 from motif.training import fit
 from motif.training.hyperparameters import Hyperparameters
@@ -96,6 +96,10 @@ def in_a_worker(rank: int, world: int, folder: str) -> None:
             "curve": curve,
             "weights": network,
             "too_many": too_many,
+            "state": [
+                (bytes_of_leader(data if rank == 0 else None, torch.device("cpu")) or b"none").hex()
+                for data in (b"state", b"", None)
+            ],
         },
         Path(folder, f"{rank}.pt"),
     )
@@ -173,6 +177,13 @@ def test_workers_train_the_network_of_one(by_workers, alone, world):
 def test_workers_go_by_the_first_ones_value(by_workers, world):
     assert [worker["agreed"] for worker in by_workers[world]] == [0.25] * world
     assert of_leader(torch.tensor(0.75)).item() == 0.75
+
+
+@pytest.mark.parametrize("world", WORKERS[1:])
+def test_all_go_on_from_the_first_ones_state(by_workers, world):
+    expected = [data.hex() for data in (b"state", b"none", b"none")]
+    assert [worker["state"] for worker in by_workers[world]] == [expected] * world
+    assert bytes_of_leader(None, torch.device("cpu")) is None
 
 
 def test_more_workers_than_a_batch_has_slices_are_refused_by_all(by_workers):

@@ -12,7 +12,7 @@ from motif.training import fit
 from motif.training.fit import Outcome, to_metrics
 from motif.training.hyperparameters import Hyperparameters
 from motif.training.state import State
-from motif.whitening import RIDGES
+from motif.whitening import RIDGES, Whitening
 from tests.synthetic import make_training_set
 
 QUICK = Hyperparameters(
@@ -338,6 +338,18 @@ def test_the_papers_network_is_kept_though_it_is_worse():
     assert isinstance(outcome.model, PaperNetwork)
     assert outcome.validation["gain"] < 0
     assert outcome.reason.startswith("asked for; validation MRR")
+
+
+def test_the_papers_network_learns_with_nobody_to_judge_it():
+    inputs, creator = objects_and_themes(creators=40)
+    hyper = replace(QUICK, architecture="paper")
+    outcome = train(inputs, creator, np.arange(40), np.array([], int), hyper)
+    assert outcome.architecture == "paper"
+    assert [row["step"] for row in outcome.curve] == [10, 20]
+    torch.manual_seed(hyper.seed)
+    whitened = outcome.model.whitened
+    start = PaperNetwork(Whitening(whitened.mean, whitened.matrix), hidden_dim=hyper.hidden_dim)
+    assert not torch.equal(start.layers[0].weight, outcome.model.layers[0].weight)
 
 
 class Memory:

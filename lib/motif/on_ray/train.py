@@ -103,10 +103,14 @@ def _train_worker(config: dict[str, Any]) -> BaseException | None:
         )
     except REFUSALS as error:  # all workers come to the same
         return error
-    if outcome is not None:
-        _write(outcome, data, plan)
-    if dist.is_initialized():
-        dist.barrier()  # nobody leaves the others, nor removes what they map, before all are done
+    try:
+        if outcome is not None:
+            _write(outcome, data, plan)
+    except REFUSALS as error:
+        refusal = error
+    # Nor does anybody leave the others, or remove what they map, before all have come here.
+    if refusal := _first_refusal(refusal):
+        return refusal
     if context.get_local_rank() == 0:
         for path in (folder, f"{folder}.lock"):
             storage.remove(str(path))

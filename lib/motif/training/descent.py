@@ -11,7 +11,7 @@ from torch import nn
 
 from motif.artefacts.training_set import TrainingSet
 from motif.errors import InputError
-from motif.gather import gather_rows, of_leader, total, world
+from motif.gather import bytes_of_leader, gather_rows, of_leader, total, world
 from motif.losses import triplet_hinges
 from motif.model import PaperNetwork, SameNetwork, creator_vectors
 from motif.training.hyperparameters import Hyperparameters
@@ -87,7 +87,8 @@ def descend(
         learned, lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True
     )
     progress = Progress()
-    kept = around.keeper.load()
+    # The first worker's alone: elsewhere the place may be another disk, with nothing on it.
+    kept = bytes_of_leader(around.keeper.load() if rank == 0 else None, around.device)
     if kept and (start := State.from_bytes(kept)):
         for name, model in (("network", network), ("average", average), ("best", best)):
             model.load_state_dict(start.tensors[name])
@@ -125,7 +126,8 @@ def descend(
             }
             progress.curve.append(row)
             around.report(row)
-            improved = scores.mrr > progress.best_score
+            # Without anybody to judge by, the last average is as good as any.
+            improved = not judge.usable or scores.mrr > progress.best_score
             if improved:
                 best.load_state_dict(average.state_dict())
                 progress.best_step, progress.best_score = step, scores.mrr

@@ -60,10 +60,15 @@ class Judge:
                 self._halves.append(halves)
 
     def scores(self, model: nn.Module) -> Scores:
-        """Return what each validation creator's first half finds its second by."""
+        """Return what each validation creator's first half finds its second by.
+
+        Zeros where too few creators make a judge.
+        """
+        nobody = np.zeros(max(self.creators, 1))
+        if not self.usable:
+            return Scores(nobody, nobody)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         outputs = embed(model, self._inputs.to(device)).cpu().numpy()
-        nobody = np.zeros(self.creators)
         if not np.isfinite(outputs).all():
             return Scores(nobody, nobody)  # of a network that diverged; NaN would always win
         reciprocal, hit = np.zeros((2, self.creators))
