@@ -14,7 +14,7 @@ from motif.artefacts import run
 from motif.artefacts.embeddings import Embeddings
 from tests.breaking import commands
 from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, cluster, encoders
-from tests.breaking.test_training import (
+from tests.breaking.test_train_kills import (
     STEPS,
     embeddings,
     require_the_same,

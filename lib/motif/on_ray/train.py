@@ -129,7 +129,8 @@ def _first_refusal(own: BaseException | None) -> BaseException | None:
 def _distributed(network: nn.Module) -> nn.Module:
     # The whitening does not change; sending it in each step is waste.
     return ray.train.torch.prepare_model(
-        network, parallel_strategy_kwargs={"forward_sync_buffers": False}
+        network,
+        parallel_strategy_kwargs={"forward_sync_buffers": False, "gradient_as_bucket_view": True},
     )
 
 
