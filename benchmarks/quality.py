@@ -12,8 +12,9 @@ the first.
 
 `whitening` and SAME are what `train_same` would ship: a fifth of a fold's training creators is its
 validation creators, which the ridge, the last step and the network itself are chosen by. The rows
-`whitening, ridge R` and `PCA-whitening, ridge R` (of all images as if one creator had made them)
-are fitted to all of a fold's training creators, at full length.
+`whitening, ridge R`, the same `+ emphasis` of what creators differ in (`motif.whitening`), and
+`PCA-whitening, ridge R` (of all images as if one creator had made them) are fitted to all of a
+fold's training creators, at full length.
 """
 
 import argparse
@@ -31,14 +32,15 @@ from torch import nn
 from motif import schemas
 from motif.artefacts import partitions
 from motif.artefacts.embeddings import Embeddings
-from motif.artefacts.training_set import Counts, TrainingSet, repeats
+from motif.artefacts.training_set import Counts, TrainingSet
 from motif.evaluation import similarity, theme_over_object
-from motif.evaluation.sample import HASHES, OBJECT, pictures_of
+from motif.evaluation.sample import HASHES, OBJECT
 from motif.model import WhitenedEmbedding, as_inputs, embed
+from motif.pictures import pictures_of, repeats
 from motif.training.fit import plain_mean, train
 from motif.training.hyperparameters import Hyperparameters
 from motif.triplets import offsets_of
-from motif.whitening import RIDGES, fit_moments, moments
+from motif.whitening import EMPHASIS, RIDGES, fit_moments, moments
 
 log = logging.getLogger("benchmarks.quality")
 
@@ -92,7 +94,8 @@ def read(name: str, uri: str, columns: Sequence[str]) -> Pictures:
     table = embeddings.read(["creator_id", "image_id", *HASHES, *wanted, *carried])
     table = table.sort_by([("creator_id", "ascending"), ("image_id", "ascending")])
     creator = np.unique(table["creator_id"].to_pylist(), return_inverse=True)[1]
-    copies, shared = repeats(creator, *(partitions.hashes(table[column]) for column in HASHES))
+    picture = pictures_of(*(partitions.hashes(table[column]) for column in HASHES))
+    copies, shared = repeats(creator, picture)
     counts = np.bincount(creator[~copies], minlength=int(creator.max()) + 1)
     keep = ~copies & (counts[creator] >= 2)
     objects = None
@@ -106,7 +109,7 @@ def read(name: str, uri: str, columns: Sequence[str]) -> Pictures:
             for column in wanted
         },
         creator=np.unique(creator[keep], return_inverse=True)[1],
-        picture=pictures_of([table[column] for column in HASHES])[keep],
+        picture=picture[keep],
         shared=shared[keep],
         objects=objects,
     )
@@ -134,10 +137,15 @@ class Maps:
         creator = torch.from_numpy(np.unique(pictures.creator[rows], return_inverse=True)[1])
         within, total = moments(images, creator), moments(images, torch.zeros_like(creator))
         maps: dict[str, nn.Module] = {MEAN: plain_mean(inputs.shape[1])}
-        for kind, found in ((WHITENING, within), ("PCA-whitening", total)):
+        closed_forms = (
+            ("PCA-whitening", total, 0.0),
+            (WHITENING, within, 0.0),
+            (f"{WHITENING} + emphasis", within, EMPHASIS),
+        )
+        for kind, found, emphasis in closed_forms:
             for ridge in self.ridges:
-                name = f"{kind}, ridge {ridge:g}"
-                maps[name] = WhitenedEmbedding(fit_moments(found, ridge=ridge))
+                map_ = fit_moments(found, ridge=ridge, emphasis=emphasis)
+                maps[f"{kind}, ridge {ridge:g}"] = WhitenedEmbedding(map_)
         data = training_set(pictures, column, training, seed)
         for name, hyper in self.variants.items():
             maps[name], architecture = same(data, replace(hyper, seed=seed))

@@ -3,12 +3,11 @@
 import itertools
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motif.evaluation import adjective_truth, plots, sample, sheets, similarity, verdict
+from motif.evaluation import adjective_truth, plots, sheets, similarity, verdict
 from motif.evaluation.similarity import Comparison, Similarity
 from motif.evaluation.theme_over_object import ThemeScore
 
@@ -268,22 +267,6 @@ def test_theme_figure_draws_the_kinds_that_are_named():
     for text in ("22.2 %", "77.7 %", "encoder", "SAME"):
         assert f">{text}<" in figure
     assert "11.1 %" not in figure
-
-
-@given(
-    hashes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9),
-)
-def test_pictures_are_joined_by_any_chain_of_equal_hashes(hashes):
-    joined = [{i} for i in range(len(hashes))]
-    for i, j in itertools.combinations(range(len(hashes)), 2):
-        if any(a == b for a, b in zip(hashes[i], hashes[j], strict=True)):
-            both = joined[i] | joined[j]
-            for member in both:
-                joined[member] = both
-    columns = [pa.chunked_array([[f"{h[k]}" for h in hashes]]) for k in (0, 1)]
-    found = sample.pictures_of(columns)
-    for i, j in itertools.combinations(range(len(hashes)), 2):
-        assert (found[i] == found[j]) == (j in joined[i])
 
 
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=6))

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from motif.artefacts import training_set
 from motif.artefacts.embeddings import Embeddings
-from motif.artefacts.training_set import Split, TrainingSet, folder_name, load, repeats
+from motif.artefacts.training_set import Split, TrainingSet, folder_name, load
 from motif.errors import InputError, OutputError
 from tests.synthetic import make_space, rows_of, themed, unit, write_embeddings
 
@@ -118,30 +116,6 @@ def test_folders_differ_with_all_that_the_set_depends_on(tmp_path):
     assert len(names) == 5
 
 
-def slow_repeats(creator: list[int], *pictures: list[int]) -> tuple[list[bool], list[bool]]:
-    images = range(len(creator))
-    copies = [
-        any(creator[j] == creator[i] and p[j] == p[i] for p in pictures for j in range(i))
-        for i in images
-    ]
-    shared = [
-        any(creator[j] != creator[i] and p[j] == p[i] for p in pictures for j in images)
-        for i in images
-    ]
-    return copies, shared
-
-
-@given(
-    images=st.lists(
-        st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20
-    )
-)
-def test_reposts_are_as_defined(images):
-    creator, *pictures = (list(values) for values in zip(*images, strict=True))
-    found = repeats(np.array(creator), *(np.array(p, np.uint64) for p in pictures))
-    assert tuple(part.tolist() for part in found) == slow_repeats(creator, *pictures)
-
-
 @pytest.mark.parametrize("column", ["content_hash", "perceptual_hash"])
 def test_reposts_are_left_out_and_counted(tmp_path, column):
     def change(rows: pa.Table) -> pa.Table:
@@ -203,6 +177,7 @@ def test_rows_that_are_no_embeddings_are_refused_by_name(tmp_path, value):
     with pytest.raises(InputError, match="1 vectors in 'embedding' are zero or not finite") as told:
         load(opened, "embedding", SPLIT, tmp_path / "set")
     assert all(repr(name) in str(told.value) for name in names)
+    assert not (tmp_path / "set").exists(), "gigabytes would stay on the node's disk"
 
 
 def test_a_column_that_is_not_there_is_refused(tmp_path):

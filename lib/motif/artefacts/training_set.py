@@ -26,6 +26,7 @@ from motif import schemas, splits, storage
 from motif.artefacts import partitions
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError, OutputError
+from motif.pictures import pictures_of, repeats
 from motif.triplets import offsets_of
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 VALIDATION_CREATORS = 1000
 VALIDATION_IMAGES = 40
 _INDEX = "index.json"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +112,10 @@ def load(
             folder.mkdir()
             try:
                 _write(embeddings, column, split, folder, report)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
+            except BaseException as error:
                 storage.remove(str(folder))
+                if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+                    raise
                 raise OutputError(
                     f"{folder.parent} has no room for the training set ({error.strerror}); name"
                     " another disk of the nodes with --scratch"
@@ -160,7 +162,8 @@ def _write(
     buckets = embeddings.buckets
     images = _survey(embeddings, split, lambda done: report(done, 2 * buckets))
     seen = images.split[images.creator] != _SPLITS.index(splits.TEST)
-    copies, shared = repeats(images.creator[seen], images.content[seen], images.perceptual[seen])
+    pictures = pictures_of(images.content[seen], images.perceptual[seen])
+    copies, shared = repeats(images.creator[seen], pictures)
     usable = seen.copy()
     usable[seen] = ~(copies | shared)
     left = np.bincount(images.creator[usable], minlength=len(images.creator_ids))
@@ -229,34 +232,6 @@ def _survey(embeddings: Embeddings, split: Split, report: Callable[[int], None])
     creator, content, perceptual = (np.concatenate(part) for part in zip(*parts, strict=True))
     places = [_SPLITS.index(split.of(creator_id)) for creator_id in creator_ids]
     return _Images(creator_ids, np.array(places), creator, content, perceptual)
-
-
-def repeats(
-    creator: Int[np.ndarray, " images"], *pictures: UInt64[np.ndarray, " images"]
-) -> tuple[Bool[np.ndarray, " images"], Bool[np.ndarray, " images"]]:
-    """Say which images repeat a picture of their creator, and which are at several creators.
-
-    A repost is neither a positive (it would be its own copy) nor a negative (it is the same
-    picture at another creator).
-
-    Args:
-        creator: Of each image.
-        pictures: Hashes of each image; pictures with one of them equal are the same.
-
-    Returns:
-        Images whose picture an earlier one of their creator has; images whose picture another
-        creator has.
-    """
-    copies, shared = np.zeros(len(creator), bool), np.zeros(len(creator), bool)
-    for picture in pictures:
-        order = np.lexsort((np.arange(len(creator)), creator, picture))
-        same_picture = np.r_[False, picture[order][1:] == picture[order][:-1]]
-        same_creator = same_picture & np.r_[False, creator[order][1:] == creator[order][:-1]]
-        copies[order] |= same_creator
-        group = np.cumsum(~same_picture) - 1
-        creators = np.bincount(group, weights=~same_creator)
-        shared[order] |= creators[group] > 1
-    return copies, shared
 
 
 def _bounded_validation(

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from motif import schemas, splits
+from motif.artefacts import partitions
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError
 from motif.evaluation.adjective_truth import adjective_of
 from motif.model import as_inputs
+from motif.pictures import pictures_of
 
 CREATORS = ("test", "all")
 HASHES = ("content_hash", "perceptual_hash")
@@ -146,7 +147,7 @@ def read(
         parts.append(rows.filter(pc.is_in(rows["creator_id"], wanted)))
     table = pa.concat_tables(parts)
     table = table.sort_by([("creator_id", "ascending"), ("image_id", "ascending")])
-    pictures = pictures_of([table[name] for name in HASHES if name in columns])
+    pictures = pictures_of(*(partitions.hashes(table[name]) for name in HASHES))
     keep, duplicates, capped = _choose_images(table, pictures)
     table = table.take(pa.array(keep))
     objects, object_names = _objects(table)
@@ -194,23 +195,6 @@ def truth_columns(embeddings: Embeddings) -> dict[str, str]:
         if adjective is not None and adjective not in unique.values():
             unique[column] = adjective
     return unique
-
-
-def pictures_of(hashes: Sequence[pa.ChunkedArray]) -> Int[np.ndarray, " images"]:
-    """Return a number for each image, equal for images that agree in any of the hashes.
-
-    Copies of a copy are the same picture as well, whichever hash tells.
-    """
-    codes = [_codes(column)[0] for column in hashes]
-    picture = np.arange(len(codes[0]))
-    while True:
-        before = picture
-        for code in codes:
-            least = np.full_like(picture, len(picture))
-            np.minimum.at(least, code, picture)
-            picture = least[code]
-        if np.array_equal(picture, before):
-            return picture
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Int[np.ndarray, " images"], list[str]]:
