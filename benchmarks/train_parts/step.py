@@ -13,7 +13,7 @@ from benchmarks.train_parts import archive
 from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.training_set import Split, TrainingSet, load
 from motif.model import SameNetwork
-from motif.training.descent import batches_of, take_step
+from motif.training.descent import Stepper, batches_of
 from motif.training.hyperparameters import Hyperparameters
 from motif.training.rows import Rows, stream
 from motif.whitening import fit
@@ -41,7 +41,7 @@ def measure(
     few = torch.tensor(data.rows[:20000].astype("float32"))
     whitening = fit(few, torch.arange(len(few)) // archive.IMAGES_PER_CREATOR, keep=hyper.dim)
     network = SameNetwork(whitening, hidden_dim=hyper.hidden_dim).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=hyper.learning_rate, fused=True)
+    stepper = Stepper(network, network, batches, share, hyper)
     rows = Rows(data.rows, device)
     resident = rows.take(batches.draw(0, share.slices))
     first = itertools.count(1, steps + 10)
@@ -53,7 +53,7 @@ def measure(
             source = ((step, resident) for step in range(start, start + steps))
         began = time.perf_counter()
         for step, batch in source:
-            take_step(network, network, optimizer, batch, batches, share, step, hyper)
+            stepper.take(step, batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - began) / steps

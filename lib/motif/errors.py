@@ -28,7 +28,7 @@ class OutputError(MotifError):
 
 
 class TooManyFailures(MotifError):
-    """More images failed than the run allows."""
+    """More images failed, or more workers died, than the run allows."""
 
     exit_code = 4
 

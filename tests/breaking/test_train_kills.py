@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from motif.artefacts.checkpoint import Checkpoint
+from motif.errors import TooManyFailures
 from motif.training.state import State
 from tests.breaking import commands
 from tests.synthetic import make_space, rows_of, unit, write_embeddings
@@ -146,6 +147,21 @@ def test_a_killed_worker_costs_what_came_after_the_last_state(train: Start, unto
         victim.kill()
         ended = job.wait()
     ended.require_success()
+    require_the_same(output, untouched)
+
+
+def test_workers_that_die_too_often_end_it_with_one_line(train: Start, untouched, tmp_path):
+    output = tmp_path / "same"
+    with train(output, "--max-failures", "0") as job:
+        assert job.wait_until(lambda: step_of(output) >= 50), job.text
+        (victim,) = workers(job)
+        victim.kill()
+        ended = job.wait()
+    ended.require_refusal(
+        TooManyFailures.exit_code, "worker 0 died", "--max-failures 0", "run the same command again"
+    )
+    with train(output) as job:
+        job.wait().require_success()
     require_the_same(output, untouched)
 
 

@@ -137,8 +137,11 @@ def test_an_embedding_that_is_none_is_refused_by_name(ray_local, tmp_path, monke
     vectors[40] = float("nan")
     uri = write_embeddings(tmp_path / "embeddings", rows_of(ids, vectors), make_space(6))
     flags = ("--embeddings", uri, "--output", str(tmp_path / "same"), "--test-fraction", "0")
-    told = refused(monkeypatch, capfd, train_same, *flags, "--num-workers", "2")
+    scratch = tmp_path / "scratch"
+    flags += ("--num-workers", "2", "--scratch", str(scratch))
+    told = refused(monkeypatch, capfd, train_same, *flags)
     assert told.count("error: ") == 1, told
+    assert list(scratch.iterdir()) == []
     expected = "1 vectors in 'embedding' are zero or not finite (first: image 'image-00040'"
     assert expected in told.splitlines()[-1]
 
@@ -173,7 +176,9 @@ def test_a_refusal_in_a_worker_is_one_line_and_leaves_what_can_be_repeated(
     ids, vectors = themed(30, 1, 6)
     single = write_embeddings(tmp_path / "single", rows_of(ids, vectors), make_space(6))
     flags = ("--embeddings", single, "--output", str(tmp_path / "same"), "--test-fraction", "0")
-    told = refused(monkeypatch, capfd, train_same, *flags)
+    scratch = tmp_path / "scratch"
+    told = refused(monkeypatch, capfd, train_same, *flags, "--scratch", str(scratch))
+    assert list(scratch.iterdir()) == []
     # What it was reading may stand before it.
     assert told.count("error: ") == 1, told
     last = told.splitlines()[-1]

@@ -15,6 +15,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayActorError
 from torch import nn
 
 from motif import storage
@@ -23,6 +24,7 @@ from motif.artefacts.checkpoint import CheckpointConfig
 from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.training_set import Split, TrainingSet
 from motif.command import REFUSALS
+from motif.errors import TooManyFailures
 from motif.model import embed
 from motif.on_ray import session
 from motif.progress import duration
@@ -70,12 +72,21 @@ class _Storage:
 def _train_worker(config: dict[str, Any]) -> BaseException | None:
     """Train in one of the workers; return a refusal, which another attempt would not mend."""
     plan: TrainPlan = config["plan"]
-    context = ray.train.get_context()
-    leads = context.get_world_rank() == 0
-    progress = _Progress(storage.join(plan.output, PROGRESS_FILE), plan.hyper.steps)
     embeddings = Embeddings.open(plan.embeddings)
     name = training_set.folder_name(embeddings, plan.input_column, plan.split, plan.output)
     folder = Path(plan.scratch or tempfile.gettempdir()) / name
+    refusal = _train(plan, embeddings, folder)
+    # What dies instead of coming here leaves it: the next attempt begins with it.
+    if ray.train.get_context().get_local_rank() == 0:
+        for path in (folder, f"{folder}.lock"):
+            storage.remove(str(path))
+    return refusal
+
+
+def _train(plan: TrainPlan, embeddings: Embeddings, folder: Path) -> BaseException | None:
+    """Train; return a refusal, of whichever worker, once no worker opens the folder any more."""
+    leads = ray.train.get_context().get_world_rank() == 0
+    progress = _Progress(storage.join(plan.output, PROGRESS_FILE), plan.hyper.steps)
     data: TrainingSet | None = None
     refusal: BaseException | None = None
     try:
@@ -108,13 +119,8 @@ def _train_worker(config: dict[str, Any]) -> BaseException | None:
             _write(outcome, data, plan)
     except REFUSALS as error:
         refusal = error
-    # Nor does anybody leave the others, or remove what they map, before all have come here.
-    if refusal := _first_refusal(refusal):
-        return refusal
-    if context.get_local_rank() == 0:
-        for path in (folder, f"{folder}.lock"):
-            storage.remove(str(path))
-    return None
+    # Nor does anybody leave the others before all have come here.
+    return _first_refusal(refusal)
 
 
 def _first_refusal(own: BaseException | None) -> BaseException | None:
@@ -193,6 +199,7 @@ def run_trainer(plan: TrainPlan, *, min_workers: int, max_workers: int, max_fail
 
     Raises:
         InputError: The cluster lacks the workers' resources, or the data cannot be trained on.
+        TooManyFailures: More workers died.
     """
     use_gpu = ray.cluster_resources().get("GPU", 0) >= min_workers
     session.require(
@@ -213,9 +220,28 @@ def run_trainer(plan: TrainPlan, *, min_workers: int, max_workers: int, max_fail
         ),
     )
     with _logged_progress(storage.join(plan.output, PROGRESS_FILE), plan.hyper.steps):
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            if died := _died(error):
+                raise TooManyFailures(
+                    f"{died}; workers died more often than --max-failures {max_failures} allows:"
+                    " run the same command again to go on from the state that was kept"
+                ) from error
+            raise
     if isinstance(result.return_value, REFUSALS):
         raise result.return_value
+
+
+def _died(error: ray.train.WorkerGroupError) -> str:
+    """Return which workers were lost, as against failed by our own mistake; or nothing."""
+    lost = [
+        f"worker {rank}"
+        for rank, failure in sorted(error.worker_failures.items())
+        # Ray wraps it, in a class that it keeps to itself.
+        if isinstance(getattr(failure, "health_check_failure", failure), RayActorError)
+    ]
+    return f"{', '.join(lost)} died" if lost else ""
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from motif.artefacts.training_set import TrainingSet
@@ -82,21 +83,17 @@ def descend(
     share = batches.share(rank, workers)
     network.to(around.device)
     average, best = copy.deepcopy(network).eval(), copy.deepcopy(network)
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        learned, lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True
-    )
+    stepper = Stepper(network, around.wrap(network), batches, share, hyper)
     progress = Progress()
     # The first worker's alone: elsewhere the place may be another disk, with nothing on it.
     kept = bytes_of_leader(around.keeper.load() if rank == 0 else None, around.device)
     if kept and (start := State.from_bytes(kept)):
         for name, model in (("network", network), ("average", average), ("best", best)):
             model.load_state_dict(start.tensors[name])
-        restore_optimizer(optimizer, start.tensors.get("optimizer", {}))
+        restore_optimizer(stepper.optimizer, start.tensors.get("optimizer", {}))
         progress = Progress(**start.told)
     elif rank == 0:
         progress.best_score = judge.scores(average).mrr
-    wrapped = around.wrap(network)
     rows = Rows(data.rows, around.device)
     saved = began = time.monotonic()
     begun_at = progress.step
@@ -104,7 +101,7 @@ def descend(
     stopped = progress.step - progress.best_step >= hyper.patience * hyper.validate_every
     steps = range(progress.step + 1, 1 if stopped else hyper.steps + 1)
     for step, batch in stream(rows, batches, share.slices, steps):
-        loss, active = take_step(wrapped, network, optimizer, batch, batches, share, step, hyper)
+        loss, active = stepper.take(step, batch)
         with torch.no_grad():
             for kept, new in zip(average.parameters(), network.parameters(), strict=True):
                 kept.lerp_(new, 1 - hyper.averaging)
@@ -139,7 +136,7 @@ def descend(
                     name: model.state_dict()
                     for name, model in (("network", network), ("average", average), ("best", best))
                 }
-                tensors["optimizer"] = optimizer_tensors(optimizer)
+                tensors["optimizer"] = optimizer_tensors(stepper.optimizer)
                 around.keeper.save(State(tensors, vars(progress)).to_bytes())
                 saved = time.monotonic()
             stopped = step - progress.best_step >= hyper.patience * hyper.validate_every
@@ -149,36 +146,59 @@ def descend(
     return best, progress.curve
 
 
-def take_step(
-    wrapped: nn.Module,
-    network: Network,
-    optimizer: torch.optim.Optimizer,
-    batch: torch.Tensor,
-    batches: Batches,
-    share: Share,
-    step: int,
-    hyper: Hyperparameters,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take one step; return this worker's part of the loss, and all workers' active triplets."""
-    creators, sides, size, _ = batch.shape
-    masks = None
-    if hyper.dropout and network.dropout_widths:
-        masks = batches.dropout(
-            step,
-            share.slices,
-            rows=sides * size,
-            width=sum(network.dropout_widths),
-            rate=hyper.dropout,
-            device=batch.device,
+@dataclass
+class Stepper:
+    """Takes the steps of one worker."""
+
+    network: Network
+    wrapped: nn.Module
+    """The network as prepared for distribution."""
+    batches: Batches
+    share: Share
+    hyper: Hyperparameters
+
+    def __post_init__(self) -> None:
+        """Set up the optimizer."""
+        learned = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            learned,
+            lr=self.hyper.learning_rate,
+            weight_decay=self.hyper.weight_decay,
+            fused=True,
         )
-    wrapped.train()
-    vectors = creator_vectors(wrapped, batch.flatten(0, 1), masks).unflatten(0, (creators, sides))
-    own, active = triplet_hinges(
-        vectors, gather_rows(vectors, share.counts), first=share.first, margin=hyper.margin
-    )
-    active = total(active)
-    loss = own / active.clamp(min=1)  # over the workers, these add up to the loss
-    optimizer.zero_grad(set_to_none=True)
-    (loss * len(share.counts)).backward()  # DDP averages gradients
-    optimizer.step()
-    return loss.detach(), active
+
+    def take(
+        self, step: int, batch: Float[torch.Tensor, "creators 2 size dim"]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one step; return this worker's part of the loss, and all workers' active triplets.
+
+        Args:
+            step: Its number, which decides the dropout.
+            batch: Of this worker's share: two sets of images of each creator.
+        """
+        creators, sides, size, _ = batch.shape
+        masks = None
+        if self.hyper.dropout and self.network.dropout_widths:
+            masks = self.batches.dropout(
+                step,
+                self.share.slices,
+                rows=sides * size,
+                width=sum(self.network.dropout_widths),
+                rate=self.hyper.dropout,
+                device=batch.device,
+            )
+        self.wrapped.train()
+        vectors = creator_vectors(self.wrapped, batch.flatten(0, 1), masks)
+        vectors = vectors.unflatten(0, (creators, sides))
+        own, active = triplet_hinges(
+            vectors,
+            gather_rows(vectors, self.share.counts),
+            first=self.share.first,
+            margin=self.hyper.margin,
+        )
+        active = total(active)
+        loss = own / active.clamp(min=1)  # over the workers, these add up to the loss
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * len(self.share.counts)).backward()  # DDP averages gradients
+        self.optimizer.step()
+        return loss.detach(), active
