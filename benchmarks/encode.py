@@ -10,7 +10,6 @@ made once, in the cache (15 GB with everything at full size).
 """
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.encode_parts import gpu, memory, peer, pipeline, planning, resume, s3
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import Measurement, show_parts
 from motif.command import split_names
 
 
@@ -73,13 +72,7 @@ def main(config: Config) -> None:
             cache, images=config.images, times=config.gpu_times, repeats=repeats, flags=flags
         ),
     }
-    chosen = split_names(config.only)
-    if unknown := sorted(set(chosen) - set(parts)):
-        sys.exit(f"error: --only {unknown[0]}: expected some of {', '.join(parts)}")
-    cache.mkdir(parents=True, exist_ok=True)
-    for name in chosen:
-        for measurement in parts[name]():
-            measurement.show()
+    show_parts(parts, only=config.only, cache=cache)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+from motif.command import split_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,19 @@ class Measurement:
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
+
+
+def show_parts(
+    parts: Mapping[str, Callable[[], Iterator[Measurement]]], *, only: str, cache: Path
+) -> None:
+    """Measure the parts named in `only`, in its order, and print what they find."""
+    chosen = split_names(only)
+    if unknown := sorted(set(chosen) - set(parts)):
+        sys.exit(f"error: --only {unknown[0]}: expected some of {', '.join(parts)}")
+    cache.mkdir(parents=True, exist_ok=True)
+    for name in chosen:
+        for measurement in parts[name]():
+            measurement.show()
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

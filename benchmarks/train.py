@@ -10,7 +10,6 @@ float16 (20 GB in the cache); `gpu` needs a CUDA device.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import Measurement, show_parts
 from benchmarks.train_parts import job, loss, step
-from motif.command import split_names
 
 log = logging.getLogger(__name__)
 CREATORS, GPU_CREATORS = 256, 2048
@@ -56,13 +54,7 @@ def main(config: Config) -> None:
         "memory": lambda: job.measure_memory(cache, images=config.many_images, steps=config.steps),
         "gpu": lambda: on_gpu(config),
     }
-    chosen = split_names(config.only)
-    if unknown := sorted(set(chosen) - set(parts)):
-        sys.exit(f"error: --only {unknown[0]}: expected some of {', '.join(parts)}")
-    cache.mkdir(parents=True, exist_ok=True)
-    for name in chosen:
-        for measurement in parts[name]():
-            measurement.show()
+    show_parts(parts, only=config.only, cache=cache)
 
 
 def of_steps(config: Config, creators: int, device: torch.device) -> Iterator[Measurement]:

@@ -5,15 +5,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from benchmarks.measurement import Measurement, spread
+from benchmarks.peak_memory import PeakMemory, largest_unmapped
 from benchmarks.train_parts import archive
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,7 +38,7 @@ def train(cache: Path, images: int, *flags: str) -> Run:
     command += ["--embeddings", str(archive.make(cache, images)), "--scratch", str(cache)]
     command += ["--test-fraction", "0", "--validation-fraction", "0.01", *flags]
     began = time.monotonic()
-    with WorkerMemory() as memory:
+    with PeakMemory(largest_unmapped(WORKER_TITLE), every_seconds=0.2) as memory:
         subprocess.run(command, cwd=REPOSITORY, check=True)
     metrics = json.loads((output / "metrics.json").read_text())
     rate = metrics["curve"][-1]["steps_per_second"]
@@ -86,40 +84,3 @@ def measure_memory(cache: Path, *, images: int, steps: int) -> Iterator[Measurem
             "steps": steps,
         },
     )
-
-
-class WorkerMemory:
-    """Context: the most that one training worker below this process holds."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "WorkerMemory":
-        """Start to watch."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Stop."""
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.2):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if " ".join(process.cmdline()).startswith(WORKER_TITLE):
-                        self.bytes = max(self.bytes, _unmapped_bytes(process.pid))
-                except (psutil.Error, OSError):
-                    continue  # it has ended meanwhile
-
-
-def _unmapped_bytes(pid: int) -> int:
-    """Return what is resident of a process beside files, such as the mapped training set."""
-    fields = {}
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        fields[name] = value
-    return sum(1024 * int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem"))

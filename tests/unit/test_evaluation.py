@@ -2,12 +2,10 @@
 
 import dataclasses
 import hashlib
-import html.parser
 import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,184 +14,26 @@ import pytest
 import torch
 
 from jobs import evaluate as job
-from motif import adjectives, schemas
-from motif import space as spaces
-from motif.artefacts import checkpoint as checkpoints
-from motif.artefacts import run
-from motif.artefacts.checkpoint import Checkpoint, CheckpointConfig
+from motif import adjectives
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError, OutputError, SpaceError
 from motif.evaluation import evaluate as evaluation
-from motif.evaluation import report
-from motif.model import PaperNetwork, SameNetwork, WhitenedEmbedding
-from motif.space import Preprocess, Space
-from motif.whitening import Whitening
-from tests import synthetic
-
-DIM = 8
-SPACE = Space(
-    encoder="tiny",
-    weights_sha256="0" * 64,
-    preprocess=Preprocess(
-        size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="b", resize_mode="shortest"
-    ),
-    dim=DIM,
+from tests.evaluation_inputs import (
+    DIM,
+    NASTY,
+    SPACE,
+    Page,
+    encode_texts,
+    no_encoder,
+    rows_of,
+    run_job,
+    tiny_encoder,
+    with_objects,
+    write_checkpoint,
+    write_embeddings,
 )
-NASTY = "\"><script>alert(1)</script>\n&amp;'{{ 7*7 }}"
 
-
-@dataclasses.dataclass(frozen=True)
-class MadeBy:
-    encoder: str
-
-
-def rows_of(creators: int, images: int, *, seed: int = 0) -> list[dict]:
-    """Creators with a theme each; the adjective `vivid` holds for every third of them."""
-    generator = np.random.default_rng(seed)
-    rows = []
-    for creator in range(creators):
-        theme = generator.normal(size=DIM)
-        theme[0] = 3 if creator % 3 == 0 else 0
-        for image in range(images):
-            vector = theme + 0.8 * generator.normal(size=DIM)
-            name = f"{creator:03d}-{image:02d}"
-            rows.append(
-                {
-                    "image_id": name,
-                    "creator_id": f"creator-{creator:03d}",
-                    "uri": f"/nowhere/{name}.jpg",
-                    "version": None,
-                    "posted_at": None,
-                    "embedding": (vector / np.linalg.norm(vector)).tolist(),
-                    "content_hash": hashlib.sha256(name.encode()).hexdigest()[:32],
-                    "perceptual_hash": hashlib.sha256(name.encode()).hexdigest()[:16],
-                    "is_vivid": creator % 3 == 0,
-                    "is_dark": creator % 3 != 0,
-                    "is_2d": True,
-                }
-            )
-    return rows
-
-
-def with_objects(rows: list[dict], objects: tuple = ("cat", "dog", "cup", "tree")) -> list[dict]:
-    """Every creator shows one object after the other."""
-    return [row | {"object": objects[i % len(objects)]} for i, row in enumerate(rows)]
-
-
-def write_embeddings(
-    output: Path,
-    rows: list[dict],
-    *,
-    buckets: int = 2,
-    space: Space = SPACE,
-    encoder: str = "lite",
-    objects: pa.DataType | None = None,
-    features: pa.DataType | None = None,
-) -> Embeddings:
-    """Write rows; `objects` is the type of that column, `features` of their items; or none."""
-    carried = [pa.field(n, pa.bool_()) for n in ("is_vivid", "is_dark", "is_2d")]
-    if objects is not None:
-        carried.append(pa.field("object", objects))
-    if features is not None:
-        carried.append(pa.field("features", pa.list_(features, DIM)))
-    schema = schemas.embeddings(space.dim, carried=carried)
-    table = schemas.conform(pa.Table.from_pylist(rows, schema=schema), schema)
-    synthetic.write_embeddings(output, table, space, encoder=encoder, buckets=buckets)
-    return Embeddings.open(str(output))
-
-
-def write_checkpoint(
-    output: Path,
-    *,
-    architecture: str = "same",
-    space: Space = SPACE,
-    test_fraction: float = 0.5,
-    input_column: str = "embedding",
-) -> Checkpoint:
-    torch.manual_seed(0)
-    scale = torch.diag(torch.linspace(0.5, 2, DIM))
-    whitening = Whitening(torch.full((DIM,), 0.05), scale)
-    model: torch.nn.Module = WhitenedEmbedding(whitening)
-    if architecture == "same":
-        model = SameNetwork(whitening, hidden_dim=4)
-    if architecture == "paper":
-        model = PaperNetwork(whitening, hidden_dim=4)
-    for parameter in model.parameters():  # the whitening has none
-        torch.nn.init.normal_(parameter, std=0.5)
-    config = CheckpointConfig(
-        architecture=architecture,
-        input_column=input_column,
-        input_dim=DIM,
-        dim=DIM,
-        hidden_dim=4,
-        test_fraction=test_fraction,
-        validation_fraction=0.2,
-        test_fold=0,
-    )
-    curve = [{"step": s, "loss": 0.1, "validation_mrr": 0.5 + s / 100} for s in (1, 2, 3)]
-    metrics = {"reason": "the <b>reason</b>", "curve": curve, "validation": {"mrr_whitening": 0.5}}
-    checkpoints.write_weights(str(output), model, config, metrics)
-    digest = checkpoints.weights_sha256(str(output))
-    run.Recorder(checkpoints.ARTEFACT, MadeBy("")).finish(
-        str(output),
-        counts={},
-        space={
-            "fingerprint": spaces.same_fingerprint(space, digest),
-            "encoder": space.to_json(),
-        },
-    )
-    return Checkpoint.open(str(output))
-
-
-def encode_texts(texts: list[str]) -> np.ndarray:
-    """A text side: vivid is the first axis, dark points the wrong way, the rest is noise."""
-    rows = []
-    for text in texts:
-        words = text.replace(" vivid", "").replace(" dark", "")
-        seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
-        row = np.random.default_rng(seed).normal(size=DIM)
-        row[0] += 5 * (" vivid" in text) + 5 * (" dark" in text)
-        rows.append(row / np.linalg.norm(row))
-    return np.stack(rows).astype(np.float32)
-
-
-@pytest.fixture
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "open_text_encoder", lambda *_: (None, "the hub is away"))
-
-
-@pytest.fixture
-def tiny_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "open_text_encoder", lambda *_: (encode_texts, ""))
-
-
-def run_job(tmp_path: Path, **flags) -> tuple[dict, dict, str]:
-    """Run the job on tmp_path's emb and same; return run.json, metrics.json and the page."""
-    output = tmp_path / "evaluation"
-    config = {"embeddings": tmp_path / "emb", "model": tmp_path / "same", "output": output}
-    record = job.main(job.Config(**{k: str(v) for k, v in config.items()}, **flags))
-    metrics = json.loads((output / "metrics.json").read_text())
-    return record, metrics, (output / "report.html").read_text("utf-8")
-
-
-class Page(html.parser.HTMLParser):
-    """What a browser would see."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
+__all__ = ["no_encoder", "tiny_encoder"]
 
 
 def test_metrics_json_keeps_its_contract(tmp_path, tiny_encoder):
@@ -529,142 +369,6 @@ def test_default_adjectives_fill_in_where_there_is_no_truth(tmp_path):
     assert result.adjective_vectors.adjectives == expected
     assert len(result.sample.creator_ids) == 20  # adjectives take all creators
     assert 0 < result.sample.evaluated.sum() < 20
-
-
-def test_theme_over_object_is_measured_where_the_manifest_knows_objects(tmp_path, no_encoder):
-    write_embeddings(tmp_path / "emb", with_objects(rows_of(40, 6)), objects=pa.string())
-    checkpoint = write_checkpoint(tmp_path / "same")
-    record, metrics, page = run_job(tmp_path)
-    tested = sum(checkpoint.split_of(f"creator-{i:03d}") == "test" for i in range(40))
-    scores = metrics["theme_over_object"]
-    assert list(scores) == ["embedding", "mean", "whitened", "same"]
-    assert scores["embedding"] == scores["mean"]  # which is what the model reads
-    assert scores["mean"]["rate"] > 0.8  # nothing of the made-up objects is in the vectors
-    for score in scores.values():
-        assert list(score) == ["rate", "standard_error", "triples", "creators"]
-        assert score["creators"] == tested
-        assert 20_000 - tested < score["triples"] <= 20_000
-        assert score["standard_error"] > 0
-    compared = {
-        row["baseline"]: row
-        for row in metrics["theme_over_object_comparisons"]
-        if row["vectors"] == "same"
-    }
-    assert list(compared) == ["embedding", "mean", "whitened"]
-    for baseline, row in compared.items():
-        difference = scores["same"]["rate"] - scores[baseline]["rate"]
-        assert row["difference"] == pytest.approx(difference)
-        assert row["creators"] == tested
-    assert record["counts"]["images_without_object"] == 0
-    text = Page(page).text
-    same, encoder = (f"{100 * scores[kind]['rate']:.1f}" for kind in ("same", "embedding"))
-    sentence = f"SAME puts the creator before the object in {same} % of the cases, the encoder in"
-    assert f"{sentence} {encoder} %." in text
-    error = f"{100 * scores['embedding']['standard_error']:.1f}"
-    assert text.count(f"{encoder} ± {error}") == 1  # one row, as what the model reads is it
-    assert f"encoder {encoder} ± {error}" in text
-    assert "6 of these triples, at random" in text
-    assert text.count("nearer: encoder") == text.count("nearer: SAME") == 6
-    row = compared["whitened"]
-    assert f"{abs(100 * row['difference']):.1f} ± {100 * row['standard_error']:.1f}" in text
-
-
-def test_triples_are_of_the_evaluated_creators_and_the_sheet_says_which_is_nearer(tmp_path):
-    from motif.evaluation import sheets
-
-    rows = with_objects(rows_of(40, 6))
-    checkpoint = write_checkpoint(tmp_path / "same")
-    tested = [i for i in range(40) if checkpoint.split_of(f"creator-{i:03d}") == "test"]
-    original, reposter = (slice(6 * i, 6 * i + 6) for i in tested[:2])
-    for first, second in zip(rows[original], rows[reposter], strict=True):
-        second |= {name: first[name] for name in ("perceptual_hash", "object")}
-    embeddings = write_embeddings(tmp_path / "emb", rows, objects=pa.string())
-    # With texts all creators are read, for adjectives; those of the test are still these.
-    result = evaluation.evaluate(embeddings, checkpoint, encode_texts=encode_texts)
-    sample, theme = result.sample, result.theme_over_object
-    assert theme is not None
-    assert theme.triples.shape[0] == len(tested) < len(sample.creator_ids)
-    by_uri = {row["uri"]: row for row in rows}
-
-    def row_of(image):
-        return by_uri[sample.uris[np.flatnonzero(sample.evaluated_rows)[image]]]
-
-    for triple in theme.triples[:, :40].reshape(-1, 3).tolist():
-        anchor, of_creator, of_object = map(row_of, triple)
-        assert of_creator["creator_id"] == anchor["creator_id"] != of_object["creator_id"]
-        assert of_creator["object"] != anchor["object"] == of_object["object"]
-        assert of_object["perceptual_hash"] != anchor["perceptual_hash"]
-        assert checkpoint.split_of(of_object["creator_id"]) == "test"
-    found = sheets.triple_sheets(result)
-    assert len({sheet.anchor.creator_id for sheet in found}) == len(found) == sheets.TRIPLES
-    for sheet in found:
-        tiles = (sheet.anchor, sheet.of_creator, sheet.of_object)
-        shown = [by_uri[sample.uris[tile.image]] for tile in tiles]
-        assert [tile.creator_id for tile in tiles] == [row["creator_id"] for row in shown]
-        assert list(sheet.objects) == [row["object"] for row in shown]
-        anchor, *others = (np.array(row["embedding"]) for row in shown)
-        assert sheet.by_encoder == pytest.approx([anchor @ other for other in others], abs=1e-6)
-        place = [int(np.cumsum(sample.evaluated_rows)[tile.image]) - 1 for tile in tiles]
-        anchor, *others = result.same[place]
-        assert sheet.by_same == pytest.approx([anchor @ other for other in others], abs=1e-6)
-    page = Page(report.render(result, run_id="r", created_at=datetime.now(UTC)).html)
-    for sheet in found:
-        words = ["another creator"]
-        for place, tile in enumerate((sheet.anchor, sheet.of_creator, sheet.of_object)):
-            words += ["not available (not_found)", tile.creator_id, sheet.objects[place]]
-            for name, cosines in (("encoder", sheet.by_encoder), ("SAME", sheet.by_same)):
-                if place and cosines[place - 1] == max(cosines):
-                    words.append(f"nearer: {name}")
-        assert " ".join(words) in page.text
-
-
-def test_objects_are_text_or_whole_numbers_and_blank_is_unknown(tmp_path):
-    model = write_checkpoint(tmp_path / "same")
-
-    def measured(name, kind, objects):
-        rows = with_objects(rows_of(40, 6), objects)
-        embeddings = write_embeddings(tmp_path / name, rows, objects=kind)
-        result = evaluation.evaluate(embeddings, model)
-        assert result.theme_over_object is not None
-        return result.theme_over_object, evaluation.to_metrics(result)
-
-    text, _ = measured("text", pa.string(), ("cat", "dog", "cup", None))
-    numbers, metrics = measured("numbers", pa.int64(), (7, -3, 7_000_000_000, None))
-    blank, _ = measured("blank", pa.large_string(), ("cat", " dog", "cup ", " "))
-    assert text.scores == numbers.scores == blank.scores != {}
-    unknown = metrics["counts"]["images_without_object"]
-    images = metrics["counts"]["evaluated_images"]
-    assert images / 5 < unknown < images / 3
-    note = f"{unknown} of {images} images have no `object`"
-    assert any(note in found for found in metrics["notes"])
-
-
-@pytest.mark.parametrize(
-    ("kind", "objects"), [(pa.string(), ("cat",)), (pa.float64(), (1.0, 2.0))], ids=str
-)
-def test_objects_that_make_no_triple_are_a_note_in_place_of_a_figure(
-    tmp_path, no_encoder, kind, objects
-):
-    write_embeddings(tmp_path / "emb", with_objects(rows_of(40, 4), objects), objects=kind)
-    checkpoint = write_checkpoint(tmp_path / "same")
-    _, metrics, page = run_job(tmp_path)
-    tested = sum(checkpoint.split_of(f"creator-{i:03d}") == "test" for i in range(40))
-    assert metrics["theme_over_object"] == {}
-    note = metrics["notes"][-1]
-    assert note.startswith(f"Theme over object is left out: 0 of {tested} creators")
-    text = Page(page).text
-    assert text.count(note) == 1
-    assert "of these triples" not in text
-
-
-def test_without_objects_nothing_is_said_of_them(tmp_path, no_encoder):
-    write_embeddings(tmp_path / "emb", rows_of(40, 4))
-    write_checkpoint(tmp_path / "same")
-    record, metrics, page = run_job(tmp_path)
-    assert metrics["theme_over_object"] is None
-    assert metrics["theme_over_object_comparisons"] is None
-    assert "images_without_object" not in record["counts"]
-    assert "heme over object" not in page + json.dumps(metrics["notes"])
 
 
 def test_features_of_half_precision_are_read_and_the_encoder_is_still_the_embedding(
