@@ -21,7 +21,7 @@ from motif.artefacts.checkpoint import Checkpoint
 from motif.errors import ContractError, OutputError
 from motif.model import as_inputs, embed
 from motif.pooling import pool, representatives
-from motif.table import LIVE, METADATA_KEY, TableUri, is_unfinished, metadata_of
+from motif.table.layout import LIVE, METADATA_KEY, TableUri, is_unfinished, metadata_of
 
 
 @dataclass(frozen=True)

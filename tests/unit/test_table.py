@@ -11,7 +11,8 @@ from motif import publishing, schemas
 from motif.artefacts.checkpoint import Checkpoint
 from motif.errors import ContractError, InputError, OutputError
 from motif.model import as_inputs, embed
-from motif.table import LIVE, CreatorTable, TableUri, metadata_of
+from motif.table import LIVE, CreatorTable, TableUri
+from motif.table.layout import metadata_of
 from tests.synthetic import (
     make_directions,
     make_space,

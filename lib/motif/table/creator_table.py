@@ -3,9 +3,6 @@
 Readers open the version that the tag `live` names; a publish moves the tag when all is in place.
 """
 
-import json
-import re
-from dataclasses import dataclass
 from typing import Any
 
 import lancedb
@@ -17,74 +14,9 @@ from lancedb.table import Table
 
 from motif import schemas, storage
 from motif.errors import InputError
+from motif.table.layout import LIVE, TableUri, is_unfinished, metadata_of
 
-LIVE = "live"
-METADATA_KEY = b"motif"
-SUFFIX = ".lance"
-# LanceDB opens no table of another name.
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _SHOWN = ("creator_id", "image_count", "theme_consistency", "representative_uris")
-
-
-@dataclass(frozen=True)
-class TableUri:
-    """`DATABASE/TABLE.lance`, taken apart."""
-
-    database: str
-    name: str
-
-    @classmethod
-    def parse(cls, uri: str) -> "TableUri":
-        """Take a table URI apart.
-
-        Raises:
-            InputError: It does not end in `/NAME.lance`, LanceDB takes no such name, or its scheme
-                is not allowed.
-        """
-        full = storage.absolute(uri)
-        database, _, name = full.rpartition("/")
-        # `s3://NAME.lance` is a bucket, and `s3:/` what would be left of it.
-        if not name.endswith(SUFFIX) or name == SUFFIX or database in ("", "s3:/"):
-            raise InputError(
-                f"--table {uri}: expected DATABASE/TABLE{SUFFIX} or s3://bucket/db/TABLE{SUFFIX}"
-            )
-        # LanceDB takes a question mark in a folder for the end of it.
-        if not _NAME.fullmatch(name) or "?" in database:
-            raise InputError(
-                f"--table {uri}: the name {name!r} may hold only letters A to Z, digits, `_`, `-`"
-                " and `.`, and its folder no `?`"
-            )
-        return cls(database, name.removesuffix(SUFFIX))
-
-    @property
-    def uri(self) -> str:
-        """The whole."""
-        return f"{self.database}/{self.name}{SUFFIX}"
-
-
-def is_unfinished(table: TableUri) -> bool:
-    """Return whether all that is there are fragments of a first publish that was cut off."""
-    fs, path = storage.open_filesystem(table.uri)
-    fs.invalidate_cache()
-    if not fs.isdir(path):
-        return False
-    names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)}
-    # A commit writes its transaction first and its manifest last.
-    return names <= {"data", "_transactions", "_versions"} and not storage.list_files(
-        storage.join(table.uri, "_versions"), ".manifest"
-    )
-
-
-def metadata_of(schema: pa.Schema) -> dict[str, Any] | None:
-    """Return what a publish recorded in the table's schema; None when it is not ours."""
-    text = (schema.metadata or {}).get(METADATA_KEY)
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and value.get("artefact") == "creators" else None
 
 
 class CreatorTable:
