@@ -9,15 +9,18 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from motif import adjectives, command, publishing, storage
+from motif import adjectives, command, storage
 from motif import space as spaces
-from motif.artefacts import run
+from motif.artefacts import lock, run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
 from motif.encoder.encoder import Encoder
 from motif.encoder.source import resolve
 from motif.errors import InputError
-from motif.on_ray import publish, session
+from motif.on_ray import publishing_run, session
+from motif.publishing import attributes, changes, commit, plan
+from motif.publishing.commit import Live
+from motif.publishing.directions import Directions
 from motif.table import TableUri
 
 log = logging.getLogger("motif.publish_creators")
@@ -35,19 +38,39 @@ class Config:
     """DATABASE/TABLE.lance: created, or given a new version when it is ours."""
     adjectives: str = ""
     """File with one adjective per line; by default 32 that a brand would use."""
+    attributes: str = ""
+    """Table (.parquet, .csv, .jsonl): `creator_id`, and columns to filter by, such as country."""
+    full: bool = False
+    """Recompute every creator, with the population's statistics as they are."""
+    refit_population: bool = False
+    """Recompute every creator, and what percentiles, reliability and hubness refer to."""
+    max_hit_rate_drop: float = 0.02
+    """A version whose hit rate on held-out creators is lower by more does not go live."""
     encoder: str = ""
     """Where to load the text encoder from, if not from where EMBEDDINGS had it."""
+    single_writer: bool = False
+    """Do not lock the table: you see to it that nothing else writes it."""
     dry_run: bool = False
     """Say what would be published; write nothing."""
     json: bool = False
-    """Print run.json on standard output."""
+    """Print the publish's record on standard output."""
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            InputError: A flag is out of range.
+        """
+        if not 0 <= self.max_hit_rate_drop <= 1:
+            raise InputError(f"--max-hit-rate-drop {self.max_hit_rate_drop}: expected 0 to 1")
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Check that all is of one space, aggregate by bucket, commit once, move `live`."""
+    """Check that all is of one space; then, alone on the table, publish."""
+    config.check()
     recorder = run.Recorder("creators", config)
     table = TableUri.parse(config.table)
-    publishing.require_ours(table)
+    commit.require_ours(table)
     embeddings = Embeddings.open(config.embeddings)
     checkpoint = Checkpoint.open(config.model)
     spaces.require_same(
@@ -62,52 +85,74 @@ def main(config: Config) -> dict[str, Any]:
             f" {config.embeddings} lacks; encode again without --no-features"
         )
     words = read_adjectives(config.adjectives)
+    joined = attributes.read(config.attributes) if config.attributes else None
     if config.dry_run:
-        plan = plan_of(embeddings, checkpoint, words, table)
-        return command.show_plan(plan, as_json=config.json)
-    with recorder.timed("directions"):
-        encoder = Encoder(resolve(config.encoder or embeddings.encoder))
-        spaces.require_same(
-            encoder.space, embeddings.space, what="the encoder", needed_by=config.embeddings
+        live = commit.open_live(table)
+        return command.show_plan(
+            plan_of(config, table, live, embeddings, checkpoint, words), as_json=config.json
         )
-        directions = publishing.Directions(
-            words, adjectives.directions(words, encoder.encode_texts)
-        )
-    schema = publishing.schema_of(checkpoint, directions, recorder.run_id)
     session.connect()
-    with recorder.timed("aggregate"):
-        buckets = publish.publish_buckets(
-            embeddings,
-            model=checkpoint.uri,
+    with lock.hold(
+        table.beside(), run_id=recorder.run_id, single_writer=config.single_writer
+    ) as held:
+        live = commit.open_live(table)
+        with recorder.timed("directions"):
+            directions = directions_of(config, table, live, embeddings, words)
+        job = publishing_run.PublishingRun(
             table=table,
+            live=live,
+            mode=mode_of(config, live, embeddings, checkpoint),
+            embeddings=embeddings,
+            checkpoint=checkpoint,
             directions=directions,
-            schema=schema,
-            updated_at=recorder.started_at,
+            attributes=joined,
+            max_hit_rate_drop=config.max_hit_rate_drop,
+            recorder=recorder,
+            held=held,
         )
-    with recorder.timed("commit"):
-        published = publishing.commit(
-            table,
-            schema,
-            [fragment for bucket in buckets for fragment in bucket["fragments"]],
-            expected_rows=embeddings.counts["creators"],
-        )
-    record = recorder.write(
-        storage.join(table.database, f"{table.name}.run.json"),
-        counts={
-            "images": sum(bucket["images"] for bucket in buckets),
-            "creators": published["rows"],
-            "adjectives": len(words),
-        },
-        space={"fingerprint": checkpoint.fingerprint, "encoder": embeddings.space.to_json()},
-        table_version=published["version"],
-        model_run_id=checkpoint.run_id,
-        architecture=checkpoint.config.architecture,
+        return job.run()
+
+
+def mode_of(
+    config: Config, live: Live | None, embeddings: Embeddings, checkpoint: Checkpoint
+) -> plan.Mode:
+    """Return how to publish."""
+    return plan.choose(
+        live,
+        embeddings,
+        checkpoint,
+        full=config.full,
+        refit_population=config.refit_population,
     )
-    log.info(
-        "%s: `live` is version %d with %d creators of %d images",
-        *(table.uri, published["version"], published["rows"], record["counts"]["images"]),
+
+
+def directions_of(
+    config: Config,
+    table: TableUri,
+    live: Live | None,
+    embeddings: Embeddings,
+    words: list[str],
+) -> Directions:
+    """Return the adjectives' directions: those of the live version, and the encoder's for new ones.
+
+    Raises:
+        SpaceError: The text encoder is not the one of EMBEDDINGS.
+    """
+    known: Directions | None = None
+    if live is not None and "directions" in live.metadata:
+        encoder_space = live.metadata["space"]["encoder"]["fingerprint"]
+        if encoder_space == embeddings.space.fingerprint:
+            known = Directions.read(table, live.metadata["directions"])
+    new = [word for word in words if known is None or word not in known.adjectives]
+    if not new:
+        assert known is not None
+        return known.select(words)
+    encoder = Encoder(resolve(config.encoder or embeddings.encoder))
+    spaces.require_same(
+        encoder.space, embeddings.space, what="the encoder", needed_by=config.embeddings
     )
-    return record
+    made = Directions.of(new, encoder.encode_texts)
+    return (made if known is None else known.joined(made)).select(words)
 
 
 def read_adjectives(uri: str) -> list[str]:
@@ -127,13 +172,22 @@ def read_adjectives(uri: str) -> list[str]:
 
 
 def plan_of(
-    embeddings: Embeddings, checkpoint: Checkpoint, words: list[str], table: TableUri
+    config: Config,
+    table: TableUri,
+    live: Live | None,
+    embeddings: Embeddings,
+    checkpoint: Checkpoint,
+    words: list[str],
 ) -> dict[str, Any]:
     """Return what `--dry-run` says."""
+    mode = mode_of(config, live, embeddings, checkpoint)
     creators = embeddings.counts["creators"]
-    floats = checkpoint.config.dim + embeddings.space.dim + len(words)
-    return {
+    floats = checkpoint.config.dim + embeddings.space.dim + 2 * len(words)
+    found: dict[str, Any] = {
         "dry_run": True,
+        "mode": mode.kind,
+        "because": mode.reason,
+        "refit_population": mode.refit,
         "images": embeddings.counts["embedded"],
         "creators": creators,
         "adjectives": len(words),
@@ -143,6 +197,11 @@ def plan_of(
         "table_exists": storage.exists(table.uri),
         "estimated_table_bytes": creators * floats * 4,
     }
+    if live is not None and mode.kind == plan.INCREMENTAL:
+        assert live.publish is not None
+        changed = changes.changed_buckets(embeddings, live.publish["parts"])
+        found["buckets_to_look_at"] = f"{len(changed)} of {embeddings.buckets}"
+    return found
 
 
 if __name__ == "__main__":

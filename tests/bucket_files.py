@@ -137,7 +137,8 @@ def flip_column_byte(path: Path, column: str) -> None:
         chunk = group.column(index)
         if chunk.path_in_schema.split(".")[0] == column:
             data = bytearray(path.read_bytes())
-            data[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 0xFF
+            begin = chunk.dictionary_page_offset or chunk.data_page_offset
+            data[begin + chunk.total_compressed_size - 1] ^= 0xFF
             path.write_bytes(data)
             return
     raise KeyError(column)

@@ -1,5 +1,6 @@
 """Small EMBEDDINGS, checkpoints and tables, made by the artefacts' own functions, no encoder."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +10,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
-from motif import publishing, schemas
+from motif import adjectives, schemas, storage
 from motif import space as spaces
 from motif.artefacts import checkpoint, embeddings, run
 from motif.artefacts.checkpoint import Checkpoint, CheckpointConfig
+from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.snapshot import Bucket, Snapshot
 from motif.artefacts.training_set import Counts, TrainingSet
+from motif.images.manifest import buckets_of
 from motif.model import WhitenedEmbedding
-from motif.publishing import Directions
+from motif.publishing import commit, population
+from motif.publishing import rows as publishing
+from motif.publishing.directions import Directions
+from motif.publishing.rows import Completion, HeldOut
 from motif.space import Preprocess, Space
 from motif.table import TableUri
 from motif.whitening import Whitening
@@ -82,7 +89,7 @@ def write_embeddings(
     """Write finished EMBEDDINGS; a creator's bucket is a hash of its id."""
     output = str(output)
     ids = rows["creator_id"].to_pylist()
-    bucket_of = np.array([hashlib.sha256(c.encode()).digest()[0] % buckets for c in ids], int)
+    bucket_of = buckets_of(rows["creator_id"], buckets) if ids else np.zeros(0, int)
     recorder = run.Recorder(embeddings.ARTEFACT, MadeBy(encoder))
     states = []
     for bucket in range(buckets):
@@ -100,6 +107,45 @@ def write_embeddings(
         encoder=encoder,
     )
     return output
+
+
+def grow_embeddings(
+    output: str | Path, added: pa.Table | None = None, removed: Sequence[str] = ()
+) -> None:
+    """Commit a snapshot with further images, and with some, by image_id, marked as removed."""
+    output = str(output)
+    opened = Embeddings.open(output)
+    recorder = run.Recorder(embeddings.ARTEFACT, MadeBy(opened.encoder))
+    states = []
+    for bucket, state in enumerate(opened.snapshot.buckets):
+        names = {
+            kind: embeddings.part_name(kind, bucket, opened.buckets, recorder.run_id)
+            for kind in ("embeddings", "removed")
+        }
+        if added is not None and added.num_rows:
+            mine = added.filter(pa.array(buckets_of(added["creator_id"], opened.buckets) == bucket))
+            if mine.num_rows:
+                part = embeddings.write_part(output, names["embeddings"], mine)
+                state = dataclasses.replace(state, embeddings=(*state.embeddings, part))
+        there = embeddings.read_parts(output, state.embeddings, opened.schema, embeddings.IDS)
+        leave = there.filter(pc.is_in(there["image_id"], pa.array(removed, pa.string())))
+        if leave.num_rows:
+            assert not state.removed, "this leaves images once"
+            when = pa.array([recorder.started_at] * leave.num_rows, pa.timestamp("us", tz="UTC"))
+            leave = schemas.conform(leave.append_column("removed_at", when), schemas.REMOVED)
+            part = embeddings.write_part(output, names["removed"], leave)
+            state = dataclasses.replace(state, removed=(part,))
+        left = there.filter(pc.invert(pc.is_in(there["image_id"], pa.array(removed, pa.string()))))
+        creators = len(pc.unique(left["creator_id"]))
+        states.append(dataclasses.replace(state, creators=creators))
+    after = Snapshot(run_id=recorder.run_id, schema=opened.schema, buckets=tuple(states))
+    recorder.finish(
+        output,
+        snapshot=after.write(output),
+        counts=after.counts(),
+        space=opened.space.to_json(),
+        encoder=opened.encoder,
+    )
 
 
 def make_whitening(dim: int, kept: int, *, seed: int = 0) -> Whitening:
@@ -144,7 +190,8 @@ def write_checkpoint(
 
 
 def make_directions(words: Sequence[str], dim: int) -> Directions:
-    return Directions(words, unit(np.random.default_rng(len(words)).normal(size=(len(words), dim))))
+    vectors = unit(np.random.default_rng(len(words)).normal(size=(len(words), dim)))
+    return Directions(tuple(words), vectors)
 
 
 def publish(
@@ -153,20 +200,51 @@ def publish(
     model: str,
     *,
     words: Sequence[str] = ("vivid", "calm"),
+    attributes: pa.Table | None = None,
     updated_at: datetime = datetime(2026, 1, 1, tzinfo=UTC),
+    run_id: str = "made-up",
 ) -> dict[str, Any]:
-    """Publish all rows as one bucket, with random directions for the adjectives."""
+    """Publish all rows in this process, with random directions; return `version` and `rows`.
+
+    `attributes` has `creator_id` and further columns.
+    """
     opened = Checkpoint.open(model)
     directions = make_directions(words, opened.encoder_space.dim)
-    schema = publishing.schema_of(opened, directions, "made-up")
     where = TableUri.parse(str(table))
-    publishing.require_ours(where)
-    creators = publishing.creators_of_bucket(
-        rows, opened, directions, updated_at=updated_at, schema=schema, device="cpu"
+    commit.require_ours(where)
+    held_out = HeldOut("all", 1.0)
+    drafts = publishing.draft(rows, opened, held_out, updated_at=updated_at, device="cpu")
+    means = schemas.matrix(drafts.creators["mean_embedding"])
+    scores = adjectives.scores(means, directions.vectors)
+    fitted = population.fit(
+        iter([drafts.creators]),
+        {word: scores[:, i] for i, word in enumerate(words)},
+        opened.config.dim,
     )
-    fragments = publishing.write_rows(where, creators)
-    expected = len(set(rows["creator_id"].to_pylist()))
-    return publishing.commit(where, schema, fragments, expected_rows=expected)
+    record = publishing.record_of(
+        opened,
+        run_id=run_id,
+        adjective_names=words,
+        attributes=attributes.column_names[1:] if attributes else [],
+        population=fitted.write(where),
+        directions=directions.write(where, opened.encoder_space),
+        encoder_source="made-up",
+    )
+    schema = publishing.with_record(publishing.schema_of(opened, words, attributes), record)
+    completion = Completion(fitted, directions, attributes, schema)
+    fragments = commit.write_rows(where, completion.rows(drafts.creators))
+    planned = len(set(rows["creator_id"].to_pylist()))
+    commit.overwrite(where, schema, fragments, planned=planned)
+    commit.index(where)
+    version = commit.require_still_ours(where, run_id)
+    storage.write_parquet(where.beside("halves", f"{run_id}.parquet"), drafts.halves)
+    told = {"run_id": run_id, "table_version": version.version, "embeddings": "/nowhere"}
+    storage.write_json(
+        commit.publish_uri(where, run_id),
+        {**told, "counts": {"creators": planned}, "model": opened.uri, "parts": []},
+    )
+    commit.go_live(where, version.version)
+    return {"version": version.version, "rows": planned}
 
 
 def make_training_set(

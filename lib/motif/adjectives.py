@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
@@ -81,6 +82,49 @@ def directions(
     return np.stack(rows)
 
 
+@dataclass(frozen=True)
+class ObjectDependence:
+    """How much objects move a direction's score."""
+
+    projection: float
+    """Root mean square cosine to the differences between two objects' texts, in [0, 1]."""
+    per_adjective: float
+    """Standard deviation of the score over objects, in units of what the adjective adds to it; on
+    objects that had no part in the direction."""
+
+
+def object_dependence(
+    adjective: str, encode_texts: EncodeTexts
+) -> tuple[ObjectDependence, ObjectDependence]:
+    """Return how free of objects an adjective's OAAR direction is, and the plain prompt's.
+
+    What the paper claims (section 3.2). A direction from every other object is measured on the
+    rest; the plain prompt meets all its objects for the first time.
+    """
+    without, with_ = encode_texts(object_prompts()), encode_texts(object_prompts(adjective))
+    change = with_ - without
+    plain = encode_texts([plain_prompt(adjective)])[0]
+    first, second = np.triu_indices(len(without), 1)
+    differences = without[first] - without[second]
+    differences /= np.linalg.norm(differences, axis=1, keepdims=True)
+
+    def of(whole: np.ndarray, unseen: np.ndarray) -> ObjectDependence:
+        adds = float((change[1::2] @ unseen).mean())
+        spread = float((without[1::2] @ unseen).std())
+        return ObjectDependence(
+            projection=float(np.sqrt(((differences @ whole) ** 2).mean())),
+            per_adjective=spread / adds if adds > 0 else float("inf"),
+        )
+
+    def unit(row: np.ndarray) -> np.ndarray:
+        return row / np.linalg.norm(row)
+
+    return (
+        of(unit(change.mean(axis=0)), unit(change[::2].mean(axis=0))),
+        of(unit(plain), unit(plain)),
+    )
+
+
 def scores(
     embeddings: Float[np.ndarray, "rows dim"], unit_directions: Float[np.ndarray, "adjectives dim"]
 ) -> Float[np.ndarray, "rows adjectives"]:
@@ -110,6 +154,11 @@ def parse(text: str, source: str) -> list[str]:
         if not _ADJECTIVE.fullmatch(word) or len(word) > 50:
             raise InputError(f"{source}, line {number}: {word[:60]!r} is not an adjective")
         column = schemas.oaar_column(word)
+        if column.endswith("_pct"):
+            raise InputError(
+                f"{source}, line {number}: {word!r} would make a column {column}, which is that of"
+                " another adjective's percentile"
+            )
         if found.setdefault(column, word) != word:
             raise InputError(
                 f"{source}, line {number}: {word!r} and {found[column]!r} make one column {column}"

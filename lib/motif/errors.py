@@ -27,6 +27,12 @@ class OutputError(MotifError):
     """The output exists already and may not be touched."""
 
 
+class ChecksFailed(MotifError):
+    """A new version is not as good as it must be; readers keep the one before."""
+
+    exit_code = 3
+
+
 class TooManyFailures(MotifError):
     """More images failed, or more workers died, than the run allows."""
 

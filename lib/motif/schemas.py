@@ -62,6 +62,17 @@ RESERVED = frozenset(
 )
 
 
+# Of the table CREATORS alone, whose columns are a public contract of their own.
+CREATORS_VERSION = 4
+CREATOR_DRAFT = (
+    pa.field("creator_id", pa.string(), nullable=False),
+    pa.field("image_count", pa.int32(), nullable=False),
+    pa.field("theme_consistency", pa.float32()),
+    pa.field("representative_uris", pa.list_(pa.string()), nullable=False),
+    pa.field("images_digest", pa.string(), nullable=False),
+    pa.field("updated_at", pa.timestamp("us", tz="UTC"), nullable=False),
+)
+
 FLOAT = pa.float32()
 # Of `features`, which with float32 have the same hit rates and twice the bytes.
 HALF = pa.float16()
@@ -118,18 +129,44 @@ def embeddings(
     return pa.schema(fields)
 
 
-def creators(same_dim: int, embedding_dim: int, adjectives: Iterable[str]) -> pa.Schema:
-    """Return CREATORS: `creator_id` first, since merges match on the first field (lancedb#3515)."""
+def creators(
+    same_dim: int,
+    embedding_dim: int,
+    adjectives: Iterable[str],
+    attributes: Iterable[pa.Field] = (),
+) -> pa.Schema:
+    """Return CREATORS: `creator_id` first, since merges match on the first field (lancedb#3515).
+
+    Args:
+        same_dim: Length of `same`.
+        embedding_dim: Length of `mean_embedding`.
+        adjectives: Each with a column of scores and one of percentiles.
+        attributes: Columns that the publisher joins to creators; nullable.
+    """
     return pa.schema(
         [
-            pa.field("creator_id", pa.string(), nullable=False),
+            *CREATOR_DRAFT,
             pa.field("same", vector(same_dim), nullable=False),
             pa.field("mean_embedding", vector(embedding_dim), nullable=False),
-            pa.field("image_count", pa.int32(), nullable=False),
-            pa.field("theme_consistency", pa.float32()),
-            *(pa.field(oaar_column(a), pa.float32(), nullable=False) for a in adjectives),
-            pa.field("representative_uris", pa.list_(pa.string()), nullable=False),
-            pa.field("updated_at", pa.timestamp("us", tz="UTC"), nullable=False),
+            pa.field("theme_reliability", pa.float32(), nullable=False),
+            pa.field("hubness", pa.float32(), nullable=False),
+            *(
+                pa.field(column, pa.float32(), nullable=False)
+                for adjective in adjectives
+                for column in (oaar_column(adjective), percentile_column(adjective))
+            ),
+            *attributes,
+        ]
+    )
+
+
+def creator_drafts(same_dim: int, embedding_dim: int) -> pa.Schema:
+    """Return what of CREATORS is known from a creator's own images alone."""
+    return pa.schema(
+        [
+            *CREATOR_DRAFT,
+            pa.field("same", vector(same_dim), nullable=False),
+            pa.field("mean_embedding", vector(embedding_dim), nullable=False),
         ]
     )
 
@@ -137,6 +174,11 @@ def creators(same_dim: int, embedding_dim: int, adjectives: Iterable[str]) -> pa
 def oaar_column(adjective: str) -> str:
     """Return the CREATORS column of an adjective: `black-and-white` -> `oaar_black_and_white`."""
     return "oaar_" + "".join(c if c.isalnum() else "_" for c in adjective.strip().lower())
+
+
+def percentile_column(adjective: str) -> str:
+    """Return the CREATORS column of an adjective's percentile: `oaar_vivid_pct`."""
+    return f"{oaar_column(adjective)}_pct"
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -14,6 +14,15 @@ from motif.artefacts import run
 from motif.artefacts.embeddings import Embeddings
 from tests.breaking import commands
 from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, cluster, encoders
+from tests.breaking.test_publish_kills import (
+    CREATORS,
+    kill_in,
+    lite_space,
+    place,
+    reading,
+    require_whole,
+)
+from tests.breaking.test_publish_kills import PHASES as PUBLISHING
 from tests.breaking.test_train_kills import (
     STEPS,
     embeddings,
@@ -24,7 +33,7 @@ from tests.breaking.test_train_kills import (
     workers,
 )
 
-__all__ = ["cluster", "embeddings", "train", "untouched"]
+__all__ = ["cluster", "embeddings", "lite_space", "place", "train", "untouched"]
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -131,3 +140,41 @@ def test_training_is_killed_again_and_again(seed, train, untouched, tmp_path):
     with train(output, *flags) as job:
         job.wait().require_success()
     require_the_same(output, untouched)
+
+
+def test_a_publish_is_killed_at_ten_random_points(place):
+    chance = random.Random(0)
+    for kill in range(1, 11):
+        before = place.live()
+        place.mark(kill)
+        place.grow(kill)
+        phase = chance.choice(sorted(PUBLISHING))
+        flags = ["--full"] if chance.random() < 0.5 else []
+        kill_in(place, phase, *flags)
+        after = place.live()
+        if not after.equals(before):  # it was killed when all was done
+            assert set(after["mark"].to_pylist()) == {kill}
+        place.publish(*flags).require_success()
+        require_whole(place, kill, CREATORS + 2 * kill)
+
+
+def test_two_publishers_race_twenty_times(place):
+    for race in range(1, 21):
+        place.mark(race)
+        place.grow(race)
+        with place.start("--full") as first, place.start() as second:
+            ended = [job.wait() for job in (first, second)]
+        assert sorted(one.code for one in ended)[0] == 0, [one.text for one in ended]
+        assert {one.code for one in ended} <= {0, 5}
+        require_whole(place, race, CREATORS + 2 * race)
+
+
+def test_a_reader_never_sees_a_mixture_during_twenty_publishes(place):
+    with reading(place) as told:
+        for number in range(1, 21):
+            place.mark(number)
+            place.grow(number)
+            place.publish(*(["--full"] if number % 4 == 0 else [])).require_success()
+    assert [one for one in told if one != "read"] == []
+    assert len(told) > 100
+    require_whole(place, 20, CREATORS + 40)

@@ -91,16 +91,19 @@ def published(place, lite, ray_local, tmp_path_factory) -> tuple[Path, dict]:
 @pytest.fixture
 def table(published, tmp_path) -> Path:
     """A copy of the published table, to be changed."""
+    beside = published[0].with_suffix(".motif")
+    shutil.copytree(beside, tmp_path / "creators.motif")
     return Path(shutil.copytree(published[0], tmp_path / "creators.lance"))
 
 
 def test_publish_end_to_end(place, lite, published):
     table, record = published
-    assert record["counts"] == {"images": 60, "creators": 24, "adjectives": 2}
+    assert record["counts"] == {
+        **{"images_read": 60, "creators": 24, "recomputed": 24, "adjectives": 2},
+    }
     assert record["table_version"] == live(table)
-    assert json.loads((table.parent / "creators.run.json").read_text()) == json.loads(
-        json.dumps(record)
-    )
+    (told,) = (table.parent / "creators.motif" / "publishes").iterdir()
+    assert json.loads(told.read_text()) == json.loads(json.dumps(record))
 
     opened = CreatorTable.open(str(table))
     model = Checkpoint.open(str(place / "same"))
@@ -119,7 +122,7 @@ def test_publish_end_to_end(place, lite, published):
     assert opened.creator_ids() == sorted(set(ids))
     for creator in set(ids):
         own = [i for i, c in enumerate(ids) if c == creator]
-        row = opened.get(creator)
+        [row] = opened.get(creator).to_pylist()
         total = same[own].astype(np.float64).sum(axis=0)
         np.testing.assert_allclose(row["same"], total / np.linalg.norm(total), atol=1e-5)
         mean = vectors[own].mean(axis=0)
@@ -139,6 +142,9 @@ def test_publish_end_to_end(place, lite, published):
         for word, change in changes.items():
             expected = mean @ change / np.linalg.norm(change)
             assert row[f"oaar_{word}"] == pytest.approx(expected, abs=1e-5)
+            assert 0 <= row[f"oaar_{word}_pct"] <= 100
+        assert 0 < row["theme_reliability"] <= 1
+        assert -1 <= row["hubness"] <= 1
     assert live(table) == opened.version
 
 
@@ -212,7 +218,7 @@ def test_refusals_in_a_worker_are_refusals_of_the_job(lite, place, tmp_path, mon
     )
     assert f"error: {lost} is gone" in told
     assert "Traceback" not in told
-    with pytest.raises(InputError, match="its first publish has not finished"):
+    with pytest.raises(InputError, match="does not exist"):
         CreatorTable.open(str(table))
 
 
@@ -226,7 +232,7 @@ def test_one_creator_with_one_image_can_be_published_with_a_whitening(place, lit
     assert record["architecture"] == "whitening"
     opened = CreatorTable.open(str(table))
     assert opened.creator_ids() == ["creator-000"]
-    assert opened.get("creator-000")["theme_consistency"] is None
+    assert opened.get("creator-000")["theme_consistency"].to_pylist() == [None]
     assert opened.lookalikes("creator-000").num_rows == 0
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import boto3
 import lancedb
+import pyarrow as pa
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from motif.errors import InputError, OutputError
 from motif.model import SameNetwork
 from motif.table import LIVE, CreatorTable, TableUri
 from tests.synthetic import (
+    grow_embeddings,
     make_whitening,
     publish,
     rows_of,
@@ -74,7 +76,36 @@ def test_the_table_in_the_bucket_is_what_was_published(published):
     table = CreatorTable.open(TABLE)
     assert len(table) == published["counts"]["creators"] == 12
     assert table.version == published["table_version"]
-    assert published == json.loads(storage.read_bytes(f"s3://{BUCKET}/db/creators.run.json"))
+    name = f"s3://{BUCKET}/db/creators.motif/publishes/{published['run_id']}.json"
+    assert published == json.loads(storage.read_bytes(name))
+
+
+def test_an_incremental_publish_to_the_bucket(published, lite):
+    base = f"s3://{BUCKET}/in"
+    ids = ["creator-002", "somebody-new"]
+    added = rows_of(ids, themed(2, 1, DIM, seed=9)[1])
+    names = pa.array(["added-0", "added-1"])
+    place = added.schema.get_field_index("image_id")
+    grow_embeddings(f"{base}/embeddings", added.set_column(place, added.schema.field(place), names))
+    table = f"s3://{BUCKET}/grown/creators.lance"
+    for source in storage.open_filesystem(TABLE)[0].find(f"{BUCKET}/db"):
+        target = source.replace(f"{BUCKET}/db", f"{BUCKET}/grown", 1)
+        storage.write_bytes(f"s3://{target}", storage.read_bytes(f"s3://{source}"))
+    record = publish_creators.main(
+        publish_creators.Config(
+            embeddings=f"{base}/embeddings",
+            model=f"{base}/same",
+            table=table,
+            adjectives=f"{base}/adjectives.txt",
+        )
+    )
+    assert record["mode"] == "incremental"
+    assert {k: record["counts"][k] for k in ("inserted", "updated", "deleted")} == {
+        **{"inserted": 1, "updated": 1, "deleted": 0},
+    }
+    counts = CreatorTable.open(table).get(ids)["image_count"].to_pylist()
+    assert counts == [4, 1]
+    assert len(CreatorTable.open(TABLE)) == 12
 
 
 def test_the_command_line_queries_the_bucket(published):

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from motif import schemas
+from motif import schemas, storage
 from motif.artefacts import embeddings, run
 from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.snapshot import Bucket, Snapshot
 from motif.errors import InputError
 from motif.space import Preprocess, Space
 from tests.bucket_files import SCHEMA, embedded, failures, flip_column_byte, ids, removed, row
+from tests.synthetic import grow_embeddings, make_space, rows_of, themed, write_embeddings
 
 SPACE = Space(
     encoder="test",
@@ -184,3 +187,24 @@ def test_an_unfinished_or_absent_artefact_is_refused(artefact, tmp_path):
         Embeddings.open(str(artefact))
     with pytest.raises(InputError, match="does not exist"):
         Embeddings.open(str(tmp_path / "nowhere"))
+
+
+def test_a_few_creators_are_read_without_reading_all(tmp_path, monkeypatch):
+    ids, vectors = themed(200, 5, 64)
+    uri = write_embeddings(tmp_path / "e", rows_of(ids, vectors), make_space(64), buckets=1)
+    grow_embeddings(uri, rows_of(["creator-050", "creator-300"], vectors[:2]), ["image-00252"])
+    monkeypatch.setattr(embeddings, "ROW_GROUP_BYTES", 1)
+    small = write_embeddings(tmp_path / "s", rows_of(ids, vectors), make_space(64), buckets=1)
+    (part,) = Embeddings.open(small).snapshot.buckets[0].embeddings
+    groups = pq.ParquetFile(f"{small}/{part.name}").metadata.num_row_groups
+    assert groups > 10
+    for place in (uri, small):
+        opened = Embeddings.open(place)
+        rows = opened.read_bucket(0)
+        for wanted in (["creator-050"], ["creator-000", "creator-199", "nobody"], ["zz"], []):
+            expected = rows.filter(pc.is_in(rows["creator_id"], pa.array(wanted, pa.string())))
+            assert opened.read_bucket(0, creators=wanted).equals(expected)
+    chosen = storage.read_parquet(
+        f"{small}/{part.name}", ["creator_id"], holding=("creator_id", ["creator-100"])
+    )
+    assert chosen.num_rows <= 2 * storage.FEWEST_ROWS_PER_GROUP

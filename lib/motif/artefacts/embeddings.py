@@ -12,7 +12,7 @@ Who reads these files without Motif takes the names from the snapshot, and leave
 that the bucket's `removed` lists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from motif.space import Space
 
 ARTEFACT = "embeddings"
 IDS = ("image_id", "creator_id")
+# Rows are sorted by creator: whoever wants one in a hundred reads few of these.
+ROW_GROUP_BYTES = 1024 * 1024
 
 
 def part_name(kind: str, bucket: int, buckets: int, run_id: str) -> str:
@@ -41,19 +43,35 @@ def write_part(output: str, name: str, rows: pa.Table) -> Part:
         storage.write_parquet(
             storage.join(output, snapshot.ids_name(name)), rows.select(["image_id"])
         )
-    storage.write_parquet(uri, rows)
+    storage.write_parquet(uri, rows, row_group_bytes=ROW_GROUP_BYTES)
     return Part(name=name, rows=rows.num_rows, bytes=storage.size_bytes(uri))
 
 
-def read_part(output: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+def read_part(
+    output: str,
+    part: Part,
+    columns: Sequence[str] | None = None,
+    *,
+    creators: Sequence[str] | None = None,
+) -> pa.Table:
     """Read a file that a snapshot names.
+
+    Args:
+        output: Folder of the artefact.
+        part: Which file.
+        columns: Names; None for all.
+        creators: Sorted ids; rows of others are left out, and mostly not read.
 
     Raises:
         InputError: It is gone or damaged; the message names it and what to do.
     """
     uri = storage.join(output, part.name)
     try:
-        rows = storage.read_parquet(uri, list(columns) if columns is not None else None)
+        rows = storage.read_parquet(
+            uri,
+            list(columns) if columns is not None else None,
+            holding=None if creators is None else ("creator_id", creators),
+        )
     except FileNotFoundError as error:
         raise InputError(
             f"{uri} is gone though the snapshot names it; open it again if another run has just"
@@ -61,6 +79,8 @@ def read_part(output: str, part: Part, columns: Sequence[str] | None = None) -> 
         ) from error
     except InputError as error:
         raise InputError(f"{error}; run encode_images with --verify to mend it") from error
+    if creators is not None:
+        return rows.filter(pc.is_in(rows["creator_id"], pa.array(creators, pa.string())))
     if rows.num_rows != part.rows:
         raise InputError(
             f"{uri} holds {rows.num_rows:,} rows, the snapshot says {part.rows:,}; run"
@@ -79,12 +99,18 @@ def read_ids_of_damaged(output: str, part: Part) -> pa.Table | None:
 
 
 def read_parts(
-    output: str, parts: Sequence[Part], schema: pa.Schema, columns: Sequence[str] | None = None
+    output: str,
+    parts: Sequence[Part],
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    *,
+    creators: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read several files of one schema, or only some columns of them."""
+    """Read several files of one schema, or only some columns or creators (sorted) of them."""
     wanted = schema.names if columns is None else columns
     empty = schema.empty_table().select(list(wanted))
-    return pa.concat_tables([empty, *(read_part(output, part, wanted) for part in parts)])
+    found = (read_part(output, part, wanted, creators=creators) for part in parts)
+    return pa.concat_tables([empty, *found])
 
 
 def live_rows(rows: pa.Table, removed: pa.Table) -> pa.Table:
@@ -142,8 +168,19 @@ class Embeddings:
         known = {*schemas.embeddings(1, features_dim=1).names}
         return [name for name in self.schema.names if name not in known]
 
-    def read_bucket(self, bucket: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def read_bucket(
+        self,
+        bucket: int,
+        columns: Sequence[str] | None = None,
+        *,
+        creators: Iterable[str] | None = None,
+    ) -> pa.Table:
         """Return the images of one bucket that are not removed, sorted by creator and image.
+
+        Args:
+            bucket: Which.
+            columns: Names; None for all.
+            creators: Whose; None for all.
 
         Raises:
             InputError: A file is damaged or gone.
@@ -152,7 +189,8 @@ class Embeddings:
         wanted = list(self.schema.names if columns is None else columns)
         # Sorting and leaving out need the ids.
         read = list(dict.fromkeys([*wanted, *IDS]))
-        rows = read_parts(self.uri, state.embeddings, self.schema, read)
+        whose = None if creators is None else sorted(creators)
+        rows = read_parts(self.uri, state.embeddings, self.schema, read, creators=whose)
         rows = live_rows(rows, read_parts(self.uri, state.removed, schemas.REMOVED))
         if len(state.embeddings) > 1:
             rows = rows.sort_by([("creator_id", "ascending"), ("image_id", "ascending")])

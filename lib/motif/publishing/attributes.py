@@ -1,0 +1,116 @@
+"""Attributes of creators, such as country and followers: columns of the publisher's own."""
+
+import gzip
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from motif import schemas, storage
+from motif.errors import InputError
+
+LIMIT_BYTES = 4 * 1024**3
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_OURS = frozenset(schemas.creators(1, 1, []).names)
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """One row per creator: `creator_id` and the columns that readers filter by."""
+
+    rows: pa.Table
+    digest: str
+    """Of the file: the same content needs no second join."""
+
+    @property
+    def names(self) -> list[str]:
+        """Columns without `creator_id`."""
+        return self.rows.column_names[1:]
+
+
+def read(uri: str) -> Attributes:
+    """Read a `.parquet`, `.csv` or `.jsonl` file (the last two also `.gz`).
+
+    Raises:
+        InputError: It is absent or damaged, lacks `creator_id`, names a creator twice, or has a
+            column of a name or type that CREATORS cannot take.
+    """
+    try:
+        data = storage.read_bytes(uri, limit_bytes=LIMIT_BYTES)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"--attributes {uri} is not a file that is there") from error
+    if len(data) > LIMIT_BYTES:
+        raise InputError(f"--attributes {uri} is larger than {LIMIT_BYTES // 1024**3} GiB")
+    try:
+        rows = _parse(uri, data)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--attributes {uri} cannot be read: {reason}") from error
+    return Attributes(_checked(rows, uri), hashlib.sha256(data).hexdigest()[:16])
+
+
+def _parse(uri: str, data: bytes) -> pa.Table:
+    name = uri.lower()
+    if name.endswith(".gz"):
+        name, data = name.removesuffix(".gz"), gzip.decompress(data)
+    if name.endswith(".parquet"):
+        return pq.read_table(io.BytesIO(data))
+    if name.endswith(".csv"):
+        # An id such as 007 is a text.
+        options = pyarrow.csv.ConvertOptions(
+            column_types={"creator_id": pa.string()}, strings_can_be_null=True
+        )
+        return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options)
+    if name.endswith(".jsonl"):
+        return pyarrow.json.read_json(io.BytesIO(data))
+    raise InputError(f"--attributes {uri}: expected .parquet, .csv or .jsonl")
+
+
+def _checked(rows: pa.Table, uri: str) -> pa.Table:
+    where = f"--attributes {uri}"
+    if "creator_id" not in rows.column_names:
+        raise InputError(f"{where} has no column creator_id; it has {rows.column_names}")
+    if len(set(rows.column_names)) < len(rows.column_names):
+        raise InputError(f"{where} has two columns of one name")
+    names = [name for name in rows.column_names if name != "creator_id"]
+    if not names:
+        raise InputError(f"{where} has no column beside creator_id")
+    for name in names:
+        if name in _OURS or name.startswith(("oaar_", "_")) or not _NAME.fullmatch(name):
+            raise InputError(
+                f"{where}: a column cannot be named {name!r:.80}: letters, digits and `_`, and no"
+                " name that CREATORS or Lance use"
+            )
+        kind = rows.schema.field(name).type
+        if not (_is_text(kind) or pa.types.is_primitive(kind)) or pa.types.is_float16(kind):
+            raise InputError(f"{where}: column {name} is of type {kind}; expected one value a row")
+    ids = rows["creator_id"]
+    if not _is_text(ids.type):
+        raise InputError(f"{where}: creator_id is of type {ids.type}; expected text")
+    ids = ids.cast(pa.string())
+    if ids.null_count:
+        raise InputError(f"{where}: {ids.null_count} rows have no creator_id")
+    counts = pc.value_counts(ids.combine_chunks())
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        first = twice.field("values")[0].as_py()
+        raise InputError(
+            f"{where}: {len(twice)} creators have several rows (first: {first!r:.80}); keep one"
+        )
+    columns = {"creator_id": ids}
+    for name in names:
+        kind = rows.schema.field(name).type
+        columns[name] = rows[name].cast(pa.string()) if _is_text(kind) else rows[name]
+    return pa.table(columns).combine_chunks()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
