@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import encode_images, evaluate, publish_creators, train_same
-from motif import cli, command, storage
+from motif import cli_output, command, storage
 from motif.artefacts import run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.demo_creators.render import render_creators
@@ -116,8 +116,8 @@ def tables(at: dict[str, str], *, measured: bool) -> str:
     unseen = [c for c in creators if checkpoint.split_of(c) == TEST] or creators
     seed = unseen[0]
     parts = [
-        f"\nNearest to {cli.printable(seed)}, by theme\n",
-        cli.as_text(table.lookalikes(seed, k=5)),
+        f"\nNearest to {command.printable(seed)}, by theme\n",
+        cli_output.as_text(table.lookalikes(seed, k=5)),
     ]
     known = {}
     if measured:
@@ -131,7 +131,7 @@ def tables(at: dict[str, str], *, measured: bool) -> str:
         if entry and not entry["supported"]:
             parts.append("not supported by this encoder\n")
         else:
-            parts.append(cli.as_text(table.rank(adjective, k=5)))
+            parts.append(cli_output.as_text(table.rank(adjective, k=5)))
     return "".join(parts)
 
 

@@ -1,45 +1,119 @@
-"""`motif`: queries of the CREATORS table, for people and for programs."""
+"""`motif`: queries of the CREATORS table; what keeps it in order is in `cli_maintenance`."""
 
-import io
-import json
-import os
-import sys
+import functools
+import operator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import pyarrow as pa
 import tyro
 
-from motif import command
-from motif.command import printable
-from motif.table import CreatorTable
+from motif import cli_maintenance, cli_output, command
+from motif.errors import InputError
+from motif.table import LIVE, CreatorTable
+
+Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+"""A flag that may be given several times, with one value each."""
+
+
+class Command(Protocol):
+    """A subcommand: a dataclass of its flags that knows what to do."""
+
+    def run(self) -> None:
+        """Do it, and write what there is to tell."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Query:
+class _Reading:
     """What every query takes."""
 
     table: str
     """DATABASE/TABLE.lance, local or s3://."""
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
-    """How many."""
-    where: str = ""
-    """Filter over the table's columns, in Lance SQL, such as "image_count >= 12"."""
+    version: str = LIVE
+    """A tag, or a version's number."""
+    columns: str = ""
+    """Columns of the table to show, separated by commas, such as "country,followers"."""
     json: bool = False
     """Print JSON."""
+    arrow: str = ""
+    """Write an Arrow IPC stream to this file; `-` is standard output."""
+
+    def _open(self, **encoding: str) -> CreatorTable:
+        if self.json and self.arrow:
+            raise InputError("--json and --arrow: an answer is written in one form")
+        number = self.version.isascii() and self.version.isdigit()
+        return CreatorTable.open(
+            self.table, int(self.version) if number else self.version, **encoding
+        )
+
+    def _columns(self) -> tuple[str, ...]:
+        return tuple(command.split_names(self.columns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Query(_Reading):
+    """What every query that orders creators takes."""
+
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """How many."""
+    where: Repeated = ()
+    """Filter: "image_count>=12", "country=DE", "category in fashion,travel". All must hold."""
+    where_sql: str = ""
+    """Filter in Lance's SQL, never from anybody you do not trust."""
+    adjectives: str = ""
+    """Published adjectives whose scores to show, separated by commas."""
+    encoder: str = ""
+    """For texts and images: where the encoder is now; by default where the table says."""
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "k": self.k,
+            "where": self.where,
+            "where_sql": self.where_sql,
+            "adjectives": command.split_names(self.adjectives),
+            "columns": self._columns(),
+        }
+
+    def _write(self, rows: pa.Table) -> None:
+        show = functools.partial(cli_output.as_text, asked=self._columns())
+        cli_output.write(rows, as_json=self.json, arrow=self.arrow, as_text=show)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lookalikes(_Query):
-    """Creators whose theme is nearest to one creator's."""
+    """Creators whose theme is nearest to that of some creators, or of some images."""
 
-    creator: str
-    """creator_id of the seed."""
+    creator: Repeated = ()
+    """creator_id of the seed; given several times, the middle of them."""
+    image: Repeated = ()
+    """In its place an image (file or s3:// URI); given several times, the middle of them."""
+    model: str = ""
+    """For --image: the SAME checkpoint, by default the one that the table names."""
+    exclude_self: bool = True
+    """Leave the seed's creators out."""
+    correct_hubs: bool = True
+    """Order by `score`: less for creators who are near to everybody."""
+    exact: bool = False
+    """Compare with every creator, even where there is a vector index."""
 
-    def query(self) -> pa.Table:
-        """Run it."""
-        table = CreatorTable.open(self.table)
-        return table.lookalikes(self.creator, k=self.k, where=self.where or None)
+    def run(self) -> None:
+        """Query and write."""
+        table = self._open(encoder=self.encoder, model=self.model)
+        if self.creator and self.image:
+            raise InputError("--creator and --image: a seed is one or the other")
+        if not self.creator and not self.image:
+            raise InputError("name the seed with --creator or --image")
+        self._write(
+            table.lookalikes(
+                self.creator or None,
+                images=self.image,
+                exclude_self=self.exclude_self,
+                correct_hubs=self.correct_hubs,
+                exact=self.exact,
+                **self._asked(),
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,58 +121,72 @@ class Rank(_Query):
     """Creators with the highest OAAR score for an adjective."""
 
     adjective: str
-    """One that was published."""
+    """One that was published, else any that the table's text encoder knows."""
 
-    def query(self) -> pa.Table:
-        """Run it."""
-        table = CreatorTable.open(self.table)
-        return table.rank(self.adjective, k=self.k, where=self.where or None)
+    def run(self) -> None:
+        """Query and write."""
+        table = self._open(encoder=self.encoder)
+        self._write(table.rank(self.adjective, **self._asked()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(_Query):
+    """Creators whose images are like a text, or whose theme is like that of an image."""
+
+    text: str = ""
+    """What the images show, such as "a photo of the sea at night"."""
+    image: str = ""
+    """In its place an image, a file or s3:// URI."""
+    model: str = ""
+    """For --image: the SAME checkpoint, by default the one that the table names."""
+    exact: bool = False
+    """Compare with every creator, even where there is a vector index."""
+
+    def run(self) -> None:
+        """Query and write."""
+        table = self._open(encoder=self.encoder, model=self.model)
+        self._write(
+            table.search(self.text, image=self.image or None, exact=self.exact, **self._asked())
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Get(_Reading):
+    """All that the table holds of some creators."""
+
+    creator: Repeated = ()
+    """creator_id; may be given several times."""
+
+    def run(self) -> None:
+        """Read and write."""
+        if not self.creator:
+            raise InputError("name whom to get with --creator")
+        rows = self._open().get(self.creator, columns=self._columns())
+        cli_output.write(rows, as_json=self.json, arrow=self.arrow, as_text=cli_output.as_records)
+
+
+SUBCOMMANDS: dict[str, type[Command]] = {
+    "lookalikes": Lookalikes,
+    "rank": Rank,
+    "search": Search,
+    "get": Get,
+    **cli_maintenance.SUBCOMMANDS,
+}
 
 
 def main() -> None:
-    """Parse, query, print."""
-    request = tyro.cli(
-        Annotated[Lookalikes, tyro.conf.subcommand("lookalikes")]  # type: ignore[arg-type]
-        | Annotated[Rank, tyro.conf.subcommand("rank")],
+    """Parse the command line and do what it says."""
+    commands = (
+        Annotated[chosen, tyro.conf.subcommand(name)] for name, chosen in SUBCOMMANDS.items()
+    )
+    request: Command = tyro.cli(
+        functools.reduce(operator.or_, commands),  # type: ignore[arg-type]
         prog="motif",
-        description="Query the version of a CREATORS table that is live.",
+        description="Query a CREATORS table, its version that is live; or keep it in order.",
     )
     command.log_to_stderr()
     with command.exit_on_refusal():
-        rows = request.query()
-        if request.json:
-            # In ASCII, so that no id can move the cursor or meet a terminal that cannot show it.
-            _write(json.dumps(rows.to_pylist(), indent=2) + "\n")
-        else:
-            _write(as_text(rows))
-
-
-def _write(text: str) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has enough, as `head` has. Without this, Python would complain as it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-
-
-def as_text(rows: pa.Table) -> str:
-    """Return rows of a query as a small table for a person."""
-    if not rows.num_rows:
-        return "no creators\n"
-    score = rows.column_names[1]
-    lines = [f"{'':>3}  {'creator':<32} {score:>10} {'images':>7} {'consistency':>11}"]
-    for rank, row in enumerate(rows.to_pylist(), 1):
-        consistency = row["theme_consistency"]
-        shown = "-" if consistency is None else f"{consistency:.2f}"
-        lines.append(
-            f"{rank:>3}  {printable(row['creator_id']):<32} {row[score]:>10.4f}"
-            f" {row['image_count']:>7} {shown:>11}"
-        )
-    return "\n".join(lines) + "\n"
+        request.run()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,25 @@
+import io
 import json
 import logging
 import os
 import subprocess
 import sys
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import lance
+import lancedb
 import pyarrow as pa
 import pytest
 
-from motif.cli import as_text, main
+from motif.cli import SUBCOMMANDS, main
 from motif.command import printable
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
 from motif.table import CreatorTable
-from tests.synthetic import make_space, publish, rows_of, themed, write_checkpoint
+from tests import made_table, tiny_encoder
+from tests.synthetic import publish, rows_of, themed, write_checkpoint
 
 MOTIF = Path(sys.executable).parent / "motif"
 COLOURED = "\x1b[31mred\x1b[0m\x07\x9b"
@@ -22,13 +29,13 @@ NAMES = ["anna", "bob's photos", COLOURED, RIGHT_TO_LEFT, "jörg 🎨", "two\nli
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("database")
-    model = write_checkpoint(folder / "same", make_space(12))
-    ids, vectors = themed(len(NAMES), 3, 12)
-    kept = list(range(len(ids) - 2))  # the last creator has one image
-    names = [sorted(NAMES)[i // 3] for i in kept]
-    publish(folder / "creators.lance", rows_of(names, vectors[kept]), model)
-    return str(folder / "creators.lance")
+    path = tmp_path_factory.mktemp("database") / "creators.lance"
+    attributes = {
+        "country": pa.array(["DE", "DE", None, "FR", "DE", "FR"]),
+        "followers": pa.array([1000, None, 3000, 4000, 5000, 6000], pa.int64()),
+    }
+    made_table.write(path, sorted(NAMES), words=("vivid", "calm"), attributes=attributes)
+    return str(path)
 
 
 def motif(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -42,7 +49,7 @@ def motif(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def here(monkeypatch, capfd):
+def here(monkeypatch, capfdbinary):
     """The same in this process: starting Python a dozen times takes longer than all queries."""
 
     def call(*arguments: str) -> subprocess.CompletedProcess:
@@ -54,8 +61,8 @@ def here(monkeypatch, capfd):
             main()
         except SystemExit as stop:
             code = stop.code
-        told = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, told.out.encode(), told.err.encode())
+        told = capfdbinary.readouterr()
+        return subprocess.CompletedProcess(arguments, code, told.out, told.err)
 
     return call
 
@@ -79,7 +86,7 @@ def require_one_line(done: subprocess.CompletedProcess, *parts: str) -> None:
 
 def test_lookalikes_prints_a_table(table):
     lines = succeed("lookalikes", "--table", table, "--creator", "anna", "-k", "3").splitlines()
-    assert lines[0].split() == ["creator", "similarity", "images", "consistency"]
+    assert lines[0].split() == ["creator", "similarity", "score", "images", "consistency"]
     expected = CreatorTable.open(table).lookalikes("anna", k=3).to_pylist()
     assert len(lines) == 4
     for rank, (line, row) in enumerate(zip(lines[1:], expected, strict=True), 1):
@@ -87,26 +94,127 @@ def test_lookalikes_prints_a_table(table):
         assert printable(row["creator_id"]) in line
         consistency = row["theme_consistency"]
         shown = "-" if consistency is None else f"{consistency:.2f}"
-        assert line.split()[-3:] == [f"{row['similarity']:.4f}", str(row["image_count"]), shown]
+        numbers = [f"{row['similarity']:.4f}", f"{row['score']:.4f}", str(row["image_count"])]
+        assert line.split()[-4:] == [*numbers, shown]
 
 
 def test_rank_prints_a_table(table):
     lines = succeed("rank", "--table", table, "--adjective", "vivid", "--k", "2").splitlines()
-    assert lines[0].split() == ["creator", "score", "images", "consistency"]
+    assert lines[0].split() == ["creator", "score", "percentile", "images", "consistency"]
     expected = CreatorTable.open(table).rank("vivid", k=2)["creator_id"].to_pylist()
     assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
     for line, creator in zip(lines[1:], expected, strict=True):
         assert printable(creator) in line
 
 
-def test_json_is_what_the_library_returns(table):
-    opened = CreatorTable.open(table)
-    told = succeed("lookalikes", "--table", table, "--creator", COLOURED, "--json")
-    assert json.loads(told) == opened.lookalikes(COLOURED).to_pylist()
-    arguments = ("--adjective", "calm", "--where", "image_count >= 3", "--json")
-    told = succeed("rank", "--table", table, *arguments)
-    assert json.loads(told) == opened.rank("calm", where="image_count >= 3").to_pylist()
-    assert len(json.loads(told)) == len(NAMES) - 1
+def test_columns_and_adjectives_are_shown_where_they_are_asked_for(table, here):
+    asked = ("--adjectives", "calm", "--columns", "country, followers,representative_uris")
+    lines = here("rank", "--table", table, "--adjective", "vivid", *asked).stdout.decode()
+    header, *rest = lines.splitlines()
+    added = ["oaar_calm", "oaar_calm_pct", "country", "followers"]
+    assert header.split()[-5:] == ["representative_uris", *added]
+    for line, row in zip(
+        rest,
+        CreatorTable.open(table).rank("vivid", columns=["country", "followers"]).to_pylist(),
+        strict=True,
+    ):
+        assert [row["country"] or "-", str(row["followers"] or "-")] == line.split()[-2:]
+
+
+def test_get_prints_whole_creators(table, here):
+    told = here("get", "--table", table, "--creator", "jörg 🎨", "--creator", "anna")
+    first, second = (block.splitlines() for block in told.stdout.decode().split("\n\n"))
+    names = CreatorTable.open(table).schema.names
+    assert [line.split()[0] for line in first] == [line.split()[0] for line in second] == names
+    assert first[0].split(maxsplit=1)[1] == "jörg 🎨"
+    assert "8 numbers" in told.stdout.decode()
+    done = here("get", "--table", table, "--creator", "anna", "--columns", "country,creator_id")
+    assert done.stdout.decode().split() == ["country", "DE", "creator_id", "anna"]
+    require_one_line(here("get", "--table", table), "--creator")
+
+
+def unarrow(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(io.BytesIO(data)).read_all()
+
+
+SAME_ANSWERS = {
+    ("lookalikes", "--creator", COLOURED): lambda t: t.lookalikes(COLOURED),
+    ("lookalikes", "--creator", "anna", "--creator", "two\nlines", "-k", "2"): lambda t: (
+        t.lookalikes(["anna", "two\nlines"], 2)
+    ),
+    ("lookalikes", "--creator", "anna", "--no-exclude-self", "--no-correct-hubs", "--exact"): (
+        lambda t: t.lookalikes("anna", exclude_self=False, correct_hubs=False, exact=True)
+    ),
+    ("rank", "--adjective", "calm", "--where", "followers>=3000", "--where", "country in DE,FR"): (
+        lambda t: t.rank("calm", where=["followers>=3000", "country in DE,FR"])
+    ),
+    ("rank", "--adjective", "calm", "--where-sql", "country IS NULL OR followers = 1000"): (
+        lambda t: t.rank("calm", where_sql="country IS NULL OR followers = 1000")
+    ),
+    ("rank", "--adjective", "calm", "--columns", "updated_at", "--adjectives", "vivid"): (
+        lambda t: t.rank("calm", columns=["updated_at"], adjectives=["vivid"])
+    ),
+    ("get", "--creator", RIGHT_TO_LEFT, "--creator", "anna"): lambda t: t.get(
+        [RIGHT_TO_LEFT, "anna"]
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", SAME_ANSWERS, ids=" ".join)
+def test_the_command_answers_what_the_library_does(table, here, tmp_path, arguments):
+    expected = SAME_ANSWERS[arguments](CreatorTable.open(table))
+    assert expected.num_rows
+    whole = (arguments[0], "--table", table, *arguments[1:])
+    rows = json.loads(here(*whole, "--json").stdout)
+    plain = [{n: _iso(v) for n, v in row.items()} for row in expected.to_pylist()]
+    assert rows == plain
+    assert unarrow(here(*whole, "--arrow", "-").stdout).equals(expected)
+    done = here(*whole, "--arrow", str(tmp_path / "rows.arrows"))
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert unarrow((tmp_path / "rows.arrows").read_bytes()).equals(expected)
+
+
+def _iso(value):
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def test_json_or_arrow(table, here):
+    done = here("rank", "--table", table, "--adjective", "calm", "--json", "--arrow", "-")
+    require_one_line(done, "--json and --arrow")
+
+
+def test_an_older_version_can_be_asked(tmp_path, here):
+    path = tmp_path / "creators.lance"
+    made_table.write(path, NAMES)
+    table = lancedb.connect(tmp_path).open_table("creators")
+    first = table.version
+    table.delete("creator_id != 'anna'")
+    table.tags.create("fewer", table.version)
+    for version, rows in (("live", 6), (str(first), 6), (str(table.version), 1), ("fewer", 1)):
+        arguments = ("--table", str(path), "--adjective", "vivid", "--version", version)
+        assert len(json.loads(here("rank", *arguments, "--json").stdout)) == rows
+    for version in ("99", "yesterday"):
+        arguments = ("--table", str(path), "--adjective", "vivid", "--version", version)
+        require_one_line(here("rank", *arguments), "has no version", version)
+
+
+def test_texts_and_images_in_a_process_of_its_own(tmp_path, picture):
+    """The whole way, torch and all."""
+    encoder = tiny_encoder.build(tmp_path / "encoder", image_size=32)
+    space = Encoder(resolve(encoder)).space
+    model = write_checkpoint(tmp_path / "same", space)
+    path = str(tmp_path / "creators.lance")
+    publish(path, rows_of(*themed(4, 2, space.dim)), model)
+    image = tmp_path / "a b.jpg"
+    picture(3).save(image)
+    opened = CreatorTable.open(path, encoder=encoder)
+    told = succeed("search", "--table", path, "--text", "sea", "--encoder", encoder, "--json")
+    assert json.loads(told) == opened.search("sea").to_pylist()
+    arguments = ("--table", path, "--image", str(image), "--encoder", encoder, "--json")
+    told = succeed("lookalikes", *arguments)
+    assert json.loads(told) == opened.lookalikes(images=[image]).to_pylist()
+    image.write_bytes(b"my notes")
+    require_one_line(motif("search", *arguments), f"image {image}: not_an_image")
 
 
 @pytest.mark.parametrize("flag", [(), ("--json",)])
@@ -134,7 +242,7 @@ def test_a_terminal_of_another_encoding_gets_an_answer(table, flag):
 
 
 def test_a_filter_that_leaves_nobody_says_so(table, here):
-    arguments = ("--table", table, "--creator", "anna", "--where", "image_count > 99")
+    arguments = ("--table", table, "--creator", "anna", "--where", "image_count>99")
     assert here("lookalikes", *arguments).stdout == b"no creators\n"
     assert json.loads(here("lookalikes", *arguments, "--json").stdout) == []
 
@@ -146,15 +254,41 @@ def test_an_unknown_creator(table):
 
 def test_an_unknown_adjective(table, here):
     done = here("rank", "--table", table, "--adjective", "dark")
-    require_one_line(done, "adjective 'dark' is not in", "published are: vivid, calm")
+    # The log's line, and then the refusal.
+    assert (done.returncode, done.stdout) == (2, b"")
+    log, told = done.stderr.decode().splitlines()
+    assert "adjective 'dark' is not published: scoring it now" in log
+    assert "adjective 'dark' is not in" in told
+    assert "published are: vivid, calm" in told
+
+
+def test_near_misses_are_named(table, here):
+    asked = ("lookalikes", "--table", table, "--creator")
+    require_one_line(here(*asked, "ana"), "creator 'ana' is not in", "(close: anna)")
+    require_one_line(here(*asked, "anna", "--adjectives", "vivd"), "(close: vivid)")
+    require_one_line(here(*asked, "anna", "--columns", "contry"), "(close: country)")
+    require_one_line(here(*asked, "anna", "--where", "contry=DE"), "(close: country)")
+
+
+def test_a_seed_is_asked_for(table, here):
+    require_one_line(here("lookalikes", "--table", table), "--creator or --image")
+    both = ("--creator", "anna", "--image", "x.jpg")
+    require_one_line(here("lookalikes", "--table", table, *both), "one or the other")
+    require_one_line(here("search", "--table", table), "--text", "--image")
 
 
 @pytest.mark.parametrize(
-    "where", ["image_count >", "nonsense = 1", "\x1b[31m", "image_count = 'x'"]
+    "where", ["image_count >", "nonsense = 1", "\x1b[31m", "image_count = 'x'", "same=1"]
 )
 def test_a_bad_filter(table, where, here):
     done = here("rank", "--table", table, "--adjective", "vivid", "--where", where)
     require_one_line(done, f"--where {where!r}")
+
+
+@pytest.mark.parametrize("sql", ["image_count >", "nonsense = 1", "\x1b[31m", "image_count = 'x'"])
+def test_bad_sql(table, sql, here):
+    done = here("rank", "--table", table, "--adjective", "vivid", "--where-sql", sql)
+    require_one_line(done, f"--where-sql {sql!r}")
 
 
 def test_a_bad_filter_in_a_process_of_its_own(table):
@@ -195,17 +329,28 @@ def test_a_command_line_that_is_none_is_exit_code_2(table, here):
 
 
 def test_help_explains_every_flag(here):
+    shared = ("--table", "--version", "--columns", "--json", "--arrow")
+    ordered = (*shared, "--k", "--where", "--where-sql", "--adjectives", "--encoder")
     for command, flags in (
-        ("lookalikes", ("--table", "--creator", "--k", "--where", "--json")),
-        ("rank", ("--table", "--adjective", "--k", "--where", "--json")),
+        ("lookalikes", (*ordered, "--creator", "--image", "--model", "--exact", "--correct-hubs")),
+        ("search", (*ordered, "--text", "--image", "--model", "--exact")),
+        ("rank", (*ordered, "--adjective")),
+        ("get", (*shared, "--creator")),
     ):
         told = here(command, "--help").stdout.decode()
         for flag in flags:
             assert flag in told
-        assert "image_count >= 12" in told
+        assert ("image_count>=12" in told) == (command != "get")
 
 
-@pytest.mark.parametrize("flag", [(), ("--json",)])
+def test_all_subcommands_are_listed(here):
+    told = here("--help").stdout.decode()
+    assert {"lookalikes", "rank", "search", "get", "versions", "rollback"} <= set(SUBCOMMANDS)
+    for name in SUBCOMMANDS:
+        assert f"• {name} " in told
+
+
+@pytest.mark.parametrize("flag", [(), ("--json",), ("--arrow", "-")])
 def test_a_reader_that_has_left_is_no_error(table, flag):
     """As in `motif rank ... | head -1`."""
     reader, writer = os.pipe()
@@ -221,9 +366,12 @@ def test_a_reader_that_has_left_is_no_error(table, flag):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_queries_need_neither_ray_nor_torch():
+def test_queries_need_neither_ray_nor_torch(table):
+    """Not when they are imported, and not when they run."""
+    arguments = ["lookalikes", "--table", table, "--creator", "anna", "--where", "country=DE"]
+    code = f"import sys; sys.argv[1:] = {arguments!r}; from motif.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import motif.cli"],
+        [sys.executable, "-X", "importtime", "-c", code],
         capture_output=True,
         text=True,
         check=True,
@@ -232,24 +380,22 @@ def test_queries_need_neither_ray_nor_torch():
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert {"motif", "lancedb", "tyro"} <= imported
     assert not imported & {"ray", "torch", "open_clip", "transformers", "timm"}
+    assert done.stdout.count("\n") > 1
 
 
-def test_a_long_or_wide_table_stays_one_line_a_creator():
-    rows = pa.table(
-        {
-            "creator_id": ["a" * 60, "b"],
-            "score": [0.123456, -1.0],
-            "image_count": [1, 123456],
-            "theme_consistency": pa.array([None, 0.999], pa.float32()),
-        }
-    )
-    lines = as_text(rows).splitlines()
-    assert len(lines) == 3
-    assert "a" * 60 in lines[1]
-    assert lines[1].split()[-3:] == ["0.1235", "1", "-"]
-    assert lines[2].split()[-3:] == ["-1.0000", "123456", "1.00"]
+def test_json_has_nothing_that_is_no_json(tmp_path, here):
+    attributes = {
+        "reach": pa.array([float("nan"), float("inf"), 1.5]),
+        "born": pa.array([datetime(2000, 1, 1).date()] * 3),
+        "price": pa.array([Decimal("1.50")] * 3),
+    }
+    made_table.write(tmp_path / "c.lance", ["a", "b", "c"], attributes=attributes)
+    arguments = ("--table", str(tmp_path / "c.lance"), "--columns", "reach,born,price", "--json")
+    told = here("get", *arguments, "--creator", "a", "--creator", "b", "--creator", "c")
 
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
 
-@pytest.mark.parametrize("text", ["anna", "jörg 🎨", "a b", ""])
-def test_what_a_terminal_can_show_is_left_as_it_is(text):
-    assert printable(text) == text
+    rows = json.loads(told.stdout, parse_constant=refuse)
+    assert [row["reach"] for row in rows] == [None, None, 1.5]
+    assert rows[0] == {"reach": None, "born": "2000-01-01", "price": "1.50"}

@@ -1,4 +1,4 @@
-"""The CREATORS table as its readers see it: plain LanceDB, no Ray, no torch."""
+"""The CREATORS table as its readers see it: plain LanceDB; no Ray, and torch only where encoded."""
 
 from motif.table.creator_table import CreatorTable
 from motif.table.layout import LIVE, TableUri

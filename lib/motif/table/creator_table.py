@@ -1,68 +1,80 @@
-"""The CREATORS table as its readers see it: plain LanceDB, no Ray, no torch.
+"""Queries of the CREATORS table: no Ray, and torch only where a text or an image is encoded.
 
 Readers open the version that the tag `live` names; a publish moves the tag when all is in place.
 """
 
-from typing import Any
+import importlib
+import logging
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lancedb.expr import col, lit
+from lancedb.expr import col
 from lancedb.table import Table
 
-from motif import schemas, storage
-from motif.errors import InputError
-from motif.table.layout import LIVE, TableUri, is_unfinished, metadata_of
+from motif import adjectives as oaar
+from motif import schemas
+from motif.errors import InputError, MotifError
+from motif.table import nearest, seeds
+from motif.table.filters import Filter, Where, close_to
+from motif.table.layout import LIVE
+from motif.table.opening import open_version
+from motif.table.seeds import Image, QueryEncoder, Seed
 
-_SHOWN = ("creator_id", "image_count", "theme_consistency", "representative_uris")
+log = logging.getLogger(__name__)
+
+SHOWN: tuple[str, ...] = ("image_count", "theme_consistency", "representative_uris")
+"""What every answer tells of a creator."""
+
+GUESSED_IDS = 20_000  # in larger tables a mistyped id is not worth comparing it with all
 
 
 class CreatorTable:
-    """One version of a CREATORS table, open for queries."""
+    """One version of a CREATORS table, open for queries.
 
-    def __init__(self, table: Table, metadata: dict[str, Any], uri: str) -> None:
+    Every answer is an Arrow table: `creator_id`, what the rows are ordered by, `SHOWN`, then the
+    adjectives and columns that were asked for; best first, ties by id.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        metadata: dict[str, Any],
+        uri: str,
+        encoder: str | QueryEncoder = "",
+        model: str = "",
+    ) -> None:
         self._table = table
         self._metadata = metadata
+        self._encoder = encoder
+        self._model = model
         self.uri = uri
 
     @classmethod
-    def open(cls, uri: str, version: str | int = LIVE) -> "CreatorTable":
+    def open(
+        cls,
+        uri: str,
+        version: str | int = LIVE,
+        *,
+        encoder: str | QueryEncoder = "",
+        model: str = "",
+    ) -> "CreatorTable":
         """Open a version.
 
         Args:
             uri: `DATABASE/TABLE.lance`, local or s3://.
             version: A tag or a number.
+            encoder: For texts and images: where the encoder is now, by default where the table
+                says that it was; or what encodes them. Loaded when a query needs it.
+            model: For images: the SAME checkpoint, by default the one that the table names.
 
         Raises:
             InputError: No such table or version, or not one of ours.
         """
-        where = TableUri.parse(uri)
-        if not storage.exists(where.uri):
-            raise InputError(f"--table {uri} does not exist; jobs.publish_creators makes it")
-        try:
-            database = lancedb.connect(
-                where.database, storage_options=storage.lance_options(where.database)
-            )
-            table = database.open_table(where.name)
-        except (ValueError, RuntimeError, OSError) as error:
-            reason = f"is not a Lance table: {_first_line(error)}"
-            if is_unfinished(where):
-                reason = "holds no version yet: its first publish has not finished"
-            raise InputError(f"--table {uri} {reason}") from error
-        metadata = metadata_of(table.schema)
-        if metadata is None:
-            raise InputError(f"--table {uri} is a Lance table, but not one of CREATORS")
-        try:
-            table.checkout(version)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise InputError(
-                f"--table {uri} has no version {version!r}: its first publish has not finished"
-                if version == LIVE
-                else f"--table {uri} has no version {version!r}"
-            ) from error
-        return cls(table, metadata_of(table.schema) or metadata, where.uri)
+        table, metadata, full_uri = open_version(uri, version)
+        return cls(table, metadata, full_uri, encoder, model)
 
     def __len__(self) -> int:
         """Return the number of creators."""
@@ -74,110 +86,300 @@ class CreatorTable:
         return self._table.version
 
     @property
+    def schema(self) -> pa.Schema:
+        """All columns."""
+        return self._table.schema
+
+    @property
     def space(self) -> dict[str, Any]:
         """The space of `same`, and below `encoder` that of `mean_embedding`."""
         return self._metadata["space"]
 
     @property
     def adjectives(self) -> dict[str, str]:
-        """Adjective -> column."""
+        """Published adjective -> column of its scores."""
         return self._metadata["adjectives"]
+
+    @property
+    def attributes(self) -> list[str]:
+        """Columns that the publisher joined to creators."""
+        return self._metadata.get("attributes", [])
 
     def creator_ids(self) -> list[str]:
         """Return all ids, sorted."""
         found = self._table.search().select(["creator_id"]).limit(max(len(self), 1)).to_arrow()
         return sorted(found["creator_id"].to_pylist())
 
-    def get(self, creator_id: str) -> dict[str, Any]:
-        """Return a creator's row.
-
-        Raises:
-            InputError: There is no such creator.
-        """
-        found = self._table.search().where(col("creator_id") == lit(creator_id)).limit(1)
-        rows = found.to_arrow().to_pylist()
-        if not rows:
-            raise InputError(f"creator {creator_id!r} is not in {self.uri}")
-        return rows[0]
-
-    def lookalikes(self, creator_id: str, *, k: int = 10, where: str | None = None) -> pa.Table:
-        """Return the creators whose SAME vectors are nearest to a creator's, without itself.
+    def get(self, ids: str | Sequence[str], *, columns: Sequence[str] = ()) -> pa.Table:
+        """Return the rows of some creators.
 
         Args:
-            creator_id: The seed.
-            k: How many.
-            where: Lance SQL over the table's columns, from a trusted caller.
+            ids: One or several.
+            columns: Of the table; all by default.
 
         Returns:
-            `creator_id`, `similarity` (cosine, in [-1, 1]), `image_count`, `theme_consistency`,
-            `representative_uris`; most similar first, ties by id.
+            A row for each id, in their order.
 
         Raises:
-            InputError: No such creator, or a filter that does not parse.
+            InputError: There is no such creator or column.
+        """
+        ids = [ids] if isinstance(ids, str) else list(ids)
+        names = self._known(columns) or self.schema.names
+        found = self._table.search().where(col("creator_id").isin(ids)).limit(max(len(ids), 1))
+        rows = found.select(list(dict.fromkeys(["creator_id", *names]))).to_arrow()
+        places = pc.index_in(pa.array(ids, pa.string()), value_set=rows["creator_id"])
+        if places.null_count:
+            self._refuse_ids([ids[i] for i in pc.indices_nonzero(places.is_null()).to_pylist()])
+        return rows.take(places).select(names)
+
+    def lookalikes(
+        self,
+        seed: Seed | None = None,
+        k: int = 10,
+        *,
+        images: Sequence[Image] = (),
+        where: Where = (),
+        where_sql: str = "",
+        adjectives: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        exclude_self: bool = True,
+        correct_hubs: bool = True,
+        exact: bool = False,
+    ) -> pa.Table:
+        """Return the creators whose theme is nearest to that of a seed.
+
+        Args:
+            seed: A creator_id; several, for the middle of their vectors; a vector in the space of
+                `same`; or images, each a `Path`, a file's bytes or a picture of Pillow's.
+            k: How many.
+            images: In place of `seed`: images, which here may also be texts, files or s3:// URIs.
+            where: Terms such as "image_count>=12", as in `motif.table.filters`, or an expression
+                of `lancedb.expr`.
+            where_sql: Filter in Lance's SQL, never from anybody you do not trust.
+            adjectives: Published ones whose scores and percentiles the answer shall have.
+            columns: Others that the answer shall have.
+            exclude_self: Leave the creators of the seed out.
+            correct_hubs: Order by `score` (see `nearest`), so that creators who are near to
+                everybody are not near to each seed; else by `similarity`.
+            exact: Compare with every row, where a vector index would do with the nearer ones.
+
+        Returns:
+            `creator_id`, `similarity` (cosine, in [-1, 1]), `score` (2 similarity - hubness; only
+            if hubs are corrected), and more: see the class.
+
+        Raises:
+            InputError: No such creator, column or adjective; a seed without a direction; a filter
+                that does not parse; or the table has no `hubness`.
         """
         _check_k(k)
-        vector = np.asarray(self.get(creator_id)["same"], np.float32)
-        search: Any = self._table.search(vector, vector_column_name="same")
-        query = search.distance_type("cosine").select([*_SHOWN, "_distance"]).limit(k + 1)
-        found = self._run(query, where)
-        similarity = pc.subtract(1.0, found["_distance"].cast(pa.float64()))
-        found = found.append_column("similarity", similarity).sort_by(
-            [("similarity", "descending"), ("creator_id", "ascending")]
+        if (seed is None) == (not len(images)):
+            raise InputError("name creators, a vector or images: exactly one of the three")
+        if correct_hubs and nearest.HUBNESS not in self.schema.names:
+            raise InputError(
+                f"{self.uri} has no column {nearest.HUBNESS}: publish it again, or ask without the"
+                " correction (--no-correct-hubs, correct_hubs=False)"
+            )
+        shown = self._shown(adjectives, columns)
+        chosen = Filter.of(where, where_sql, self.schema)
+        vector, creators = self._vector_of(seed, images)
+        found = nearest.nearest(
+            *(self._table, "same", vector),
+            k=k,
+            chosen=chosen,
+            left_out=creators if exclude_self else (),
+            correct_hubs=correct_hubs,
+            exact=exact,
         )
-        found = found.filter(pc.not_equal(found["creator_id"], creator_id)).slice(0, k)
-        return found.select(["creator_id", "similarity", *_SHOWN[1:]])
+        return self._with_columns(found, shown)
 
-    def rank(self, adjective: str, *, k: int = 10, where: str | None = None) -> pa.Table:
+    def search(
+        self,
+        text: str = "",
+        k: int = 10,
+        *,
+        image: Image = None,
+        where: Where = (),
+        where_sql: str = "",
+        adjectives: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        exact: bool = False,
+    ) -> pa.Table:
+        """Return the creators whose images are like a text, or whose theme is like an image's.
+
+        A text is compared with `mean_embedding`, in the encoder's space. An image is a seed of
+        `lookalikes`, with hubs corrected where the table has the terms.
+
+        Args:
+            text: What the images show, such as "a photo of the sea at night".
+            k: How many.
+            image: In place of `text`: a file or s3:// URI, a file's bytes or a picture of Pillow's.
+            where: As in `lookalikes`, and so on.
+            where_sql: Filter in Lance's SQL.
+            adjectives: Published ones.
+            columns: Others.
+            exact: Compare with every row.
+
+        Returns:
+            As `lookalikes`. A text's `similarity` is low even where it fits: a CLIP keeps texts
+            and images apart, so it is to be compared within one answer.
+
+        Raises:
+            InputError: As in `lookalikes`, or the encoder cannot be loaded.
+            SpaceError: The encoder is another one than the table's.
+        """
+        _check_k(k)
+        if bool(text.strip()) == (image is not None):
+            raise InputError("search for a text (--text) or an image (--image): exactly one")
+        if image is not None:
+            return self.lookalikes(
+                *(None, k),
+                images=[image],
+                where=where,
+                where_sql=where_sql,
+                adjectives=adjectives,
+                columns=columns,
+                correct_hubs=nearest.HUBNESS in self.schema.names,
+                exact=exact,
+            )
+        shown = self._shown(adjectives, columns)
+        chosen = Filter.of(where, where_sql, self.schema)
+        vector = self._query_encoder().encode_texts([text])[0]
+        found = nearest.nearest(
+            *(self._table, "mean_embedding", vector), k=k, chosen=chosen, exact=exact
+        )
+        return self._with_columns(found, shown)
+
+    def rank(
+        self,
+        adjective: str,
+        k: int = 10,
+        *,
+        where: Where = (),
+        where_sql: str = "",
+        adjectives: Sequence[str] = (),
+        columns: Sequence[str] = (),
+    ) -> pa.Table:
         """Return the creators with the highest OAAR score for an adjective.
 
         Args:
-            adjective: One that was published.
+            adjective: One that was published, else any that the table's text encoder knows.
             k: How many.
-            where: Lance SQL over the table's columns, from a trusted caller.
+            where: As in `lookalikes`, and so on.
+            where_sql: Filter in Lance's SQL.
+            adjectives: Published ones.
+            columns: Others.
 
         Returns:
-            `creator_id`, `score` (in [-1, 1]; not comparable between adjectives), and the columns
-            of `lookalikes`; highest first, ties by id.
+            `creator_id`, `score` (in [-1, 1]; not comparable between adjectives), `percentile`
+            (of the score among all creators, in [0, 100]; only of published adjectives), and more:
+            see the class.
 
         Raises:
-            InputError: The adjective was not published, or a filter that does not parse.
+            InputError: Not an adjective; a filter that does not parse; or the adjective was not
+                published and the encoder cannot be loaded.
+            SpaceError: The encoder is another one than the table's.
         """
         _check_k(k)
+        shown = self._shown(adjectives, columns)
+        chosen = Filter.of(where, where_sql, self.schema)
         column = schemas.oaar_column(adjective)
-        if column not in self._table.schema.names:
-            raise InputError(
-                f"adjective {adjective!r} is not in {self.uri}; published are:"
-                f" {', '.join(self.adjectives)}"
+        if column in self.adjectives.values():
+            found = nearest.highest(self._table, column, chosen=chosen)
+        else:
+            found = nearest.products(
+                *(self._table, "mean_embedding", self._direction(adjective)), k=k, chosen=chosen
             )
-        # Two columns of all rows, then the others of k rows: the table holds wide vectors.
-        query = self._table.search().select(["creator_id", column]).limit(len(self))
-        scores = self._run(query, where).sort_by(
-            [(column, "descending"), ("creator_id", "ascending")]
-        )
-        top = scores.slice(0, k).rename_columns(["creator_id", "score"])
-        if not top.num_rows:
-            empty = [self._table.schema.field(name) for name in _SHOWN[1:]]
-            return pa.schema([*top.schema, *empty]).empty_table()
-        wanted = col("creator_id").isin(top["creator_id"].to_pylist())
-        shown = self._table.search().where(wanted).select(list(_SHOWN)).limit(k).to_arrow()
-        joined = {row["creator_id"]: row for row in shown.to_pylist()}
-        rows = [{**row, **joined[row["creator_id"]]} for row in top.to_pylist()]
-        fields = [*top.schema, *(self._table.schema.field(name) for name in _SHOWN[1:])]
-        return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+        return self._with_columns(nearest.best(found, "score", k), shown)
 
-    def _run(self, query: Any, where: str | None) -> pa.Table:
+    def _direction(self, adjective: str) -> np.ndarray:
+        close = close_to(adjective, self.adjectives)
+        unknown = (
+            f"adjective {adjective!r} is not in {self.uri}{close};"
+            f" published are: {', '.join(self.adjectives)}"
+        )
         try:
-            return (query.where(where) if where else query).to_arrow()
-        except (ValueError, RuntimeError, OSError) as error:
-            if where:
-                raise InputError(f"--where {where!r}: {_first_line(error)}") from error
-            raise
+            [word] = oaar.parse(adjective, "--adjective")
+        except (InputError, ValueError):
+            raise InputError(unknown) from None
+        log.info("adjective %r is not published%s: scoring it now", word, close)
+        try:
+            return oaar.directions([word], self._query_encoder().encode_texts)[0]
+        except MotifError as error:
+            raise type(error)(f"{unknown}; nor can it be scored now: {error}") from error
+
+    def _vector_of(
+        self, seed: Seed | None, images: Sequence[Image]
+    ) -> tuple[np.ndarray, Sequence[str]]:
+        """Return what to be near to, and the creators that it was made from."""
+        dim = self.schema.field("same").type.list_size
+        if creators := seeds.creators_in(seed):
+            rows = schemas.matrix(self.get(creators, columns=["same"])["same"])
+            return seeds.middle(rows, dim, what="the creators"), creators
+        if (vector := seeds.vector_in(seed)) is not None:
+            return seeds.unit(vector, dim, what="the seed"), ()
+        given = list(images) if seed is None else seeds.images_in(seed)
+        if not given:
+            raise InputError("the seed is empty: name creators, a vector or images")
+        rows = self._query_encoder().encode_images(given)
+        return seeds.middle(rows, dim, what="the images"), ()
+
+    def _query_encoder(self) -> QueryEncoder:
+        if isinstance(self._encoder, str):
+            # By name: what needs no text and no image must not wait for torch.
+            module = importlib.import_module("motif.query_encoder")
+            self._encoder = module.QueryEncoder(
+                self.space,
+                encoder=self._encoder or self._metadata.get("encoder_source", ""),
+                model=self._model or self._metadata.get("model", ""),
+            )
+        return self._encoder
+
+    def _shown(self, adjectives: Sequence[str], columns: Sequence[str]) -> list[str]:
+        """Return the columns of an answer, but for the first ones."""
+        names = list(SHOWN)
+        for adjective in adjectives:
+            column = schemas.oaar_column(adjective)
+            if column not in self.adjectives.values():
+                raise InputError(
+                    f"adjective {adjective!r} is not in"
+                    f" {self.uri}{close_to(adjective, self.adjectives)};"
+                    f" published are: {', '.join(self.adjectives)}"
+                )
+            names.append(column)
+            if (percentile := schemas.percentile_column(adjective)) in self.schema.names:
+                names.append(percentile)
+        return list(dict.fromkeys([*names, *self._known(columns)]))
+
+    def _known(self, columns: Sequence[str]) -> Sequence[str]:
+        for name in columns:
+            if name not in self.schema.names:
+                raise InputError(
+                    f"column {name!r} is not in {self.uri}{close_to(name, self.schema.names)};"
+                    f" its columns are: {', '.join(self.schema.names)}"
+                )
+        return columns
+
+    def _refuse_ids(self, ids: Sequence[str]) -> NoReturn:
+        close = close_to(ids[0], self.creator_ids()) if len(self) <= GUESSED_IDS else ""
+        if len(ids) == 1:
+            raise InputError(f"creator {ids[0]!r} is not in {self.uri}{close}")
+        shown = ", ".join(repr(one) for one in ids[:5])
+        raise InputError(
+            f"{len(ids)} creators are not in {self.uri}: {shown}{', ...' if ids[5:] else ''}"
+        )
+
+    def _with_columns(self, rows: pa.Table, shown: Sequence[str]) -> pa.Table:
+        """Return rows of an answer with columns of the table in place of `_rowid`."""
+        query = self._table.take_row_ids(rows["_rowid"].to_pylist())
+        found = query.select(list(dict.fromkeys(["creator_id", *shown]))).to_arrow()
+        found = found.take(pc.index_in(rows["creator_id"], value_set=found["creator_id"]))
+        answer = rows.drop_columns(["_rowid"])
+        for name in shown:
+            if name not in answer.column_names:
+                answer = answer.append_column(self.schema.field(name), found[name])
+        return answer
 
 
 def _check_k(k: int) -> None:
     if not 1 <= k <= 10_000:
         raise InputError(f"-k {k}: expected 1 to 10000")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
