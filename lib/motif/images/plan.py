@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from motif import schemas, storage
 from motif.artefacts import embeddings, partitions, staging
+from motif.artefacts.erased import NOBODY, Erased
 from motif.artefacts.snapshot import Bucket, Part
 from motif.errors import InputError
 from motif.images import manifest, source
@@ -64,6 +65,8 @@ class Request:
     """Classes of failures to take up again; empty for all, None for none."""
     verify: bool = False
     """Read every finished file whole, not only its ids."""
+    erased: Erased = NOBODY
+    """Creators whose rows are left out, wherever the manifest names them."""
 
     def todo(self, bucket: int) -> str:
         """Return the URI of a bucket's rows to settle."""
@@ -84,6 +87,8 @@ class Partitioned:
     images: tuple[str, ...]
     ids: tuple[str, ...]
     rejected: tuple[str, ...]
+    erased_rows: int = 0
+    """Of these, the ones of creators who were erased."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,10 @@ def partition(request: Request, task: int, pieces: Sequence[source.Piece]) -> Pa
         InputError: The manifest breaks a rule.
     """
     images, ids, rejected = [], [], []
-    rows = rejected_rows = 0
+    rows = rejected_rows = erased_rows = 0
     for number, table in enumerate(_tables(request, pieces)):
         rows += table.rows
+        erased_rows += table.erased
         name = f"{task:05d}-{number:03d}"
         uri = storage.join(request.scratch, "images", f"{name}.arrow")
         bucket = manifest.buckets_of(table.images["creator_id"], request.buckets)
@@ -166,7 +172,7 @@ def partition(request: Request, task: int, pieces: Sequence[source.Piece]) -> Pa
         if table.own_ids:
             ids.append(storage.join(request.scratch, "ids", f"{name}.arrow"))
             _write_ids(ids[-1], table.images, request.buckets)
-    return Partitioned(rows, rejected_rows, tuple(images), tuple(ids), tuple(rejected))
+    return Partitioned(rows, rejected_rows, tuple(images), tuple(ids), tuple(rejected), erased_rows)
 
 
 def keep_rejected(request: Request, uri: str) -> Part:
@@ -181,6 +187,7 @@ class _Table(NamedTuple):
     images: pa.Table
     rejected: pa.Table
     own_ids: bool
+    erased: int
 
 
 def _tables(request: Request, pieces: Sequence[source.Piece]) -> Iterator[_Table]:
@@ -191,7 +198,10 @@ def _tables(request: Request, pieces: Sequence[source.Piece]) -> Iterator[_Table
             good, bad = manifest.to_images(
                 table, piece.uri, carried=request.carried, first_row=first_row
             )
-            kept.append(_Table(table.num_rows, good, bad, "image_id" in table.column_names))
+            good, of_good = _without_erased(request, good)
+            bad, of_bad = _without_erased(request, bad)
+            own_ids = "image_id" in table.column_names
+            kept.append(_Table(table.num_rows, good, bad, own_ids, of_good + of_bad))
             if sum(one.rows for one in kept) >= source.PIECE_ROWS:
                 yield _joined(kept)
                 kept = []
@@ -205,7 +215,16 @@ def _joined(tables: Sequence[_Table]) -> _Table:
         pa.concat_tables([table.images for table in tables]),
         pa.concat_tables([table.rejected for table in tables]),
         any(table.own_ids for table in tables),
+        sum(table.erased for table in tables),
     )
+
+
+def _without_erased(request: Request, rows: pa.Table) -> tuple[pa.Table, int]:
+    """Return rows without those of erased creators, and how many these were."""
+    if not request.erased:
+        return rows, 0
+    theirs = request.erased.among(rows["creator_id"])
+    return rows.filter(pa.array(~theirs)), int(theirs.sum())
 
 
 def _write_ids(uri: str, rows: pa.Table, shares: int) -> None:

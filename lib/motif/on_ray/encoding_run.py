@@ -102,6 +102,7 @@ class EncodingRun:
                 **after.counts(),
                 "rows": made.rows,
                 "duplicates": made.total("duplicates"),
+                **({"erased": made.erased_rows} if made.erased_rows else {}),
             },
             manifest={
                 **made.counts(),

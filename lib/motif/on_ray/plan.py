@@ -34,6 +34,8 @@ class Plan:
     """Partition files of its rows."""
     decisions: tuple[Decision, ...]
     """One per bucket, in order."""
+    erased_rows: int = 0
+    """Of the manifest's, the ones of creators who were erased, rejected or not."""
 
     def total(self, count: str) -> int:
         """Return the sum of one of the decisions' counts."""
@@ -42,13 +44,14 @@ class Plan:
     def counts(self) -> dict[str, int]:
         """Return what becomes of the manifest's rows.
 
-        The rows are duplicates + rejected + new + changed + retried + unchanged + failed_before;
-        removed images are rows no more.
+        The rows are duplicates + rejected + erased + new + changed + retried + unchanged +
+        failed_before; removed images are rows no more.
         """
         names = ("duplicates", "new", "changed", "retried", "unchanged", "failed_before")
         return {
             "rows": self.rows,
             "rejected": self.rejected_rows,
+            "erased": self.erased_rows,
             **{name: self.total(name) for name in names},
             "removed": self.total("removed"),
             "restored": self.total("restored"),
@@ -161,6 +164,7 @@ def make(
         rejected=tuple(sorted(uri for part in parts for uri in part.rejected)),
         images=tuple(images),
         decisions=tuple(sorted(decisions, key=lambda decision: decision.bucket)),
+        erased_rows=sum(part.erased_rows for part in parts),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from motif import schemas
-from motif.artefacts import snapshot, update
+from motif.artefacts import erased, snapshot, update
 from motif.artefacts.run import State
 from motif.artefacts.snapshot import Snapshot
 from motif.encoder.encoder import Encoder
@@ -121,6 +121,7 @@ class Preparation:
             full=self.options.full,
             retry=self.options.retry,
             verify=self.options.verify,
+            erased=erased.load(self.output),
         )
 
     def plan(self, request: Request, between: Callable[[], None] = lambda: None) -> Plan:
@@ -139,10 +140,11 @@ class Preparation:
         counts = made.counts()
         log.info(
             "%d rows of %s: %d new, %d changed, %d retried, %d there already, %d failed before,"
-            " %d duplicates, %d rejected, %d removed; %d to encode, %d encoded by a run cut off",
+            " %d duplicates, %d rejected, %d erased, %d removed; %d to encode, %d encoded by a run"
+            " cut off",
             *(counts["rows"], self.options.images, counts["new"], counts["changed"]),
             *(counts["retried"], counts["unchanged"], counts["failed_before"]),
-            *(counts["duplicates"], counts["rejected"], counts["removed"]),
+            *(counts["duplicates"], counts["rejected"], counts["erased"], counts["removed"]),
             *(made.total("pending"), made.total("staged")),
         )
         self.require_little_lost(made)
