@@ -139,7 +139,7 @@ def begin_from(table: TableUri, live: Live) -> lance.LanceDataset:
     latest = _open(table)
     if latest.version == live.version:
         return latest
-    live.dataset.restore()
+    latest.checkout_version(live.version).restore()  # on a handle of its own, which it moves
     return _open(table)
 
 

@@ -6,6 +6,7 @@ DATABASE/TABLE.motif/population/ID.parquet statistics of all creators, frozen be
 DATABASE/TABLE.motif/directions/ID.json    adjectives, their directions and prompts
 DATABASE/TABLE.motif/halves/RUN.parquet    held-out creators, each as two vectors of disjoint images
 DATABASE/TABLE.motif/erasures/RUN.json     what was erased when, without saying whom
+DATABASE/TABLE.motif/erased.json           whom the table takes no rows of any more (keyed hashes)
 DATABASE/TABLE.motif/staging/              what a publish that works has done so far
 DATABASE/TABLE.motif/_lock.json            who writes
 
