@@ -19,7 +19,7 @@ from motif.training import fit
 from motif.training.hyperparameters import Hyperparameters
 from tests.synthetic import make_training_set
 
-WORKERS = (1, 2, 3, 4)
+WORKERS = (1, 2, 4)
 CREATORS, DIM = 8, 5
 STEPS = 50
 # Creators do not divide evenly among three workers, and dropout is on.
