@@ -1,4 +1,4 @@
-"""One, two, three and four real processes over gloo: the same batches, loss, gradient, weights."""
+"""One, two and four real processes over gloo: the same batches, loss, gradient, weights."""
 
 import logging
 import multiprocessing
@@ -22,7 +22,7 @@ from tests.synthetic import make_training_set
 WORKERS = (1, 2, 4)
 CREATORS, DIM = 8, 5
 STEPS = 50
-# Creators do not divide evenly among three workers, and dropout is on.
+# Creators do not divide evenly among four workers, and dropout is on.
 HYPER = Hyperparameters(
     dim=12,
     hidden_dim=32,
