@@ -28,9 +28,9 @@ $(VENV)/.installed: pyproject.toml
 demo: setup
 	$(BIN)/python -m jobs.demo --output "$(OUTPUT)" $(if $(IMAGES),--images "$(IMAGES)")
 
-# Two at a time: the tests that kill things mostly wait.
+# Three at a time, and first the tests that kill things, which mostly wait.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 soak: setup
 	$(BIN)/python -m pytest tests/breaking/soak.py

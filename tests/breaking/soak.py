@@ -130,7 +130,7 @@ def test_training_is_killed_again_and_again(seed, train, untouched, tmp_path):
     chance = random.Random(seed)
     output = tmp_path / "same"
     flags = ("--num-workers", "2", "--max-failures", "1")
-    for until in sorted(chance.sample(range(10, STEPS - 50), KILLS)):
+    for until in sorted(chance.sample(range(10, STEPS - 30), KILLS)):
         with train(output, *flags) as job:
             if job.wait_until(lambda until=until: step_of(output) >= until):
                 if chance.random() < 0.5:

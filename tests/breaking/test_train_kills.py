@@ -20,7 +20,7 @@ from motif.training.state import State
 from tests.breaking import commands
 from tests.synthetic import make_space, rows_of, unit, write_embeddings
 
-STEPS = 250
+STEPS = 120
 WORKER_TITLE = "ray::RayTrainWorker"
 # `paper`, so that the network is kept whatever came of it.
 SETTINGS = (
@@ -110,11 +110,11 @@ def require_the_same(output: Path, expected: Path) -> None:
 def test_a_killed_driver_is_taken_up_where_it_was(train: Start, untouched, tmp_path):
     output = tmp_path / "same"
     with train(output) as job:
-        assert job.wait_until(lambda: step_of(output) >= 100), job.text
+        assert job.wait_until(lambda: step_of(output) >= 40), job.text
         orphans = job.sigkill()
     commands.require_gone(orphans)
     stood = step_of(output)
-    assert 100 <= stood < STEPS
+    assert 40 <= stood < STEPS
     assert not (output / "run.json").exists()
     with train(output) as job:
         ended = job.wait().require_success()
@@ -141,7 +141,7 @@ def workers(job: commands.Job) -> list[psutil.Process]:
 def test_a_killed_worker_costs_what_came_after_the_last_state(train: Start, untouched, tmp_path):
     output = tmp_path / "same"
     with train(output, "--num-workers", "2") as job:
-        assert job.wait_until(lambda: step_of(output) >= 100), job.text
+        assert job.wait_until(lambda: step_of(output) >= 40), job.text
         victim, *others = workers(job)
         assert len(others) == 1
         victim.kill()
@@ -153,7 +153,7 @@ def test_a_killed_worker_costs_what_came_after_the_last_state(train: Start, unto
 def test_workers_that_die_too_often_end_it_with_one_line(train: Start, untouched, tmp_path):
     output = tmp_path / "same"
     with train(output, "--max-failures", "0") as job:
-        assert job.wait_until(lambda: step_of(output) >= 50), job.text
+        assert job.wait_until(lambda: step_of(output) >= 20), job.text
         (victim,) = workers(job)
         victim.kill()
         ended = job.wait()
@@ -183,7 +183,7 @@ def test_with_a_node_lost_it_goes_on_with_fewer_workers(
     output = tmp_path / "same"
     flags = ("--num-workers", "2", "--min-workers", "1")
     with train(output, *flags, address=cluster.address) as job:
-        assert job.wait_until(lambda: step_of(output) >= 100), job.text
+        assert job.wait_until(lambda: step_of(output) >= 40), job.text
         cluster.remove_node(node, allow_graceful=False)
         ended = job.wait()
     ended.require_success()

@@ -1,15 +1,9 @@
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import lancedb
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -234,58 +228,3 @@ def test_one_creator_with_one_image_can_be_published_with_a_whitening(place, lit
     assert opened.creator_ids() == ["creator-000"]
     assert opened.get("creator-000")["theme_consistency"].to_pylist() == [None]
     assert opened.lookalikes("creator-000").num_rows == 0
-
-
-# -- killed -------------------------------------------------------------------------------------
-
-
-def kill(process: subprocess.Popen) -> None:
-    """Kill a process and all that it started, by id, and wait until they are gone."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    for member in family:
-        try:
-            member.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    process.wait()
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive
-
-
-def test_a_killed_publish_leaves_live_and_a_rerun_completes(
-    place, lite, table, tmp_path, ray_local, load_lite_once
-):
-    first = live(table)
-    ids, vectors = themed(200, 3, LITE_DIM, seed=5)
-    many = write_embeddings(tmp_path / "many", rows_of(ids, vectors), lite.space, buckets=64)
-    known = {path.name for path in (table / "data").iterdir()}
-    versions = {path.name for path in (table / "_versions").iterdir()}
-    flags = ("--embeddings", many, "--model", str(place / "same"), "--table", str(table))
-    with (tmp_path / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "jobs.publish_creators", *flags),
-                *("--adjectives", str(place / "adjectives.txt")),
-            ],
-            cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 120
-        while not {path.name for path in (table / "data").iterdir()} - known:
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
-            time.sleep(0.002)
-        kill(process)
-    assert {path.name for path in (table / "data").iterdir()} - known, "nothing was interrupted"
-    assert {path.name for path in (table / "_versions").iterdir()} == versions, "killed too late"
-    assert live(table) == first
-    assert len(CreatorTable.open(str(table))) == 24
-
-    second = publish_creators.main(config(place, table, embeddings=many))
-    assert second["counts"]["creators"] == 200
-    assert live(table) == second["table_version"]
-    assert CreatorTable.open(str(table)).creator_ids() == sorted(set(ids))

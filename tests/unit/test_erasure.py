@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from lancedb.index import IvfPq
+from lancedb.index import IvfSq
 
 from motif import schemas, storage
 from motif.artefacts import embeddings, erased, lock, run, staging, update
@@ -387,7 +387,7 @@ def test_a_vector_index_is_trained_anew(tmp_path, model):
     publish(path, rows_of(*themed(300, 1, DIM)), model)
     where = TableUri.parse(str(path))
     opened = lancedb.connect(where.database).open_table(where.name)
-    options = IvfPq(distance_type="cosine", num_partitions=1, num_sub_vectors=4)
+    options = IvfSq(distance_type="cosine", num_partitions=1)
     opened.create_index("same", config=options, name="same_idx")
     opened.tags.update(LIVE, opened.version)
     before = {p.name for p in (path / "_indices").iterdir()}
@@ -395,7 +395,7 @@ def test_a_vector_index_is_trained_anew(tmp_path, model):
     assert not before & {p.name for p in (path / "_indices").iterdir()}
     opened = lancedb.connect(where.database).open_table(where.name)
     opened.checkout(LIVE)
-    assert sorted(i.index_type for i in opened.list_indices()) == ["BTree", "IvfPq"]
+    assert sorted(i.index_type for i in opened.list_indices()) == ["BTree", "IvfSq"]
     assert opened.index_stats("same_idx").num_indexed_rows == 299
     assert opened.index_stats("same_idx").distance_type == "cosine"
     require_gone(where, WHO)

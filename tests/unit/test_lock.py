@@ -21,7 +21,7 @@ from motif.errors import InputError, OutputError, OutputHeld
 # Says "ready", waits for a line, takes the lock, says "in", answers each "check", and leaves at
 # any other line; with `elsewhere` it passes for a process of another machine.
 HOLDER = """
-import sys
+import signal, sys
 from motif.artefacts import lock
 from motif.errors import MotifError
 
@@ -29,6 +29,8 @@ output, run_id, lease, where = sys.argv[1:]
 if where == "elsewhere":
     here = lock._this_process
     lock._this_process = lambda: {**here(), "boot_id": "another machine's"}
+# A shell's background jobs, and so these, would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 sys.stdin.readline()
 try:

@@ -4,7 +4,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from lancedb.index import IvfPq
+from lancedb.index import IvfSq
 
 from motif import schemas
 from motif.errors import InputError
@@ -178,7 +178,7 @@ def indexed(tmp_path_factory) -> tuple[CreatorTable, np.ndarray]:
     path = tmp_path_factory.mktemp("indexed") / "creators.lance"
     rows = made_table.write(path, [f"c{i:04d}" for i in range(2000)], same_dim=16)
     table = lancedb.connect(path.parent).open_table("creators")
-    config = IvfPq(distance_type="cosine", num_partitions=7, num_sub_vectors=2, sample_rate=16)
+    config = IvfSq(distance_type="cosine", num_partitions=7, sample_rate=16)
     table.create_index("same", config=config)
     table.tags.update(LIVE, table.version)
     return CreatorTable.open(str(path)), schemas.matrix(rows["same"])
@@ -186,7 +186,7 @@ def indexed(tmp_path_factory) -> tuple[CreatorTable, np.ndarray]:
 
 def test_exact_asks_every_row_though_there_is_an_index(indexed, monkeypatch):
     table, same = indexed
-    monkeypatch.setattr(nearest, "MINIMUM_NPROBES", 1)
+    monkeypatch.setattr(nearest, "NPROBES", 1)
     monkeypatch.setattr(nearest, "REFINE_FACTOR", 1)
     wrong = 0
     for seed in range(0, 2000, 200):
@@ -203,7 +203,7 @@ def test_exact_asks_every_row_though_there_is_an_index(indexed, monkeypatch):
 
 def test_an_index_gives_exact_similarities_and_as_many_rows_as_asked(indexed, monkeypatch):
     table, same = indexed
-    monkeypatch.setattr(nearest, "MINIMUM_NPROBES", 1)
+    monkeypatch.setattr(nearest, "NPROBES", 1)
     for k, where in ((10, ()), (1999, ()), (15, "creator_id<c0016")):
         for correct_hubs in (False, True):
             found = table.lookalikes("c0000", k, where=where, correct_hubs=correct_hubs)
@@ -215,7 +215,7 @@ def test_an_index_gives_exact_similarities_and_as_many_rows_as_asked(indexed, mo
 
 def test_correction_through_an_index_orders_the_nearest_candidates(indexed, monkeypatch):
     table, same = indexed
-    monkeypatch.setattr(nearest, "MINIMUM_NPROBES", 7)
+    monkeypatch.setattr(nearest, "NPROBES", 7)
     monkeypatch.setattr(nearest, "REFINE_FACTOR", 40)  # so that the candidates are exact, too
     hubness = table.get([f"c{i:04d}" for i in range(2000)], columns=["hubness"])["hubness"]
     cosines = same @ same[9]

@@ -284,7 +284,7 @@ class CreatorTable:
         chosen = Filter.of(where, where_sql, self.schema)
         column = schemas.oaar_column(adjective)
         if column in self.adjectives.values():
-            found = nearest.highest(self._table, column, chosen=chosen)
+            found = nearest.highest(self._table, column, k=k, chosen=chosen)
         else:
             found = nearest.products(
                 *(self._table, "mean_embedding", self._direction(adjective)), k=k, chosen=chosen
