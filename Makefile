@@ -28,12 +28,12 @@ $(VENV)/.installed: pyproject.toml
 demo: setup
 	$(BIN)/python -m jobs.demo --output "$(OUTPUT)" $(if $(IMAGES),--images "$(IMAGES)")
 
-# Three at a time, and first the tests that kill things, which mostly wait.
+# First the tests that kill things, which take longest.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 soak: setup
-	$(BIN)/python -m pytest tests/breaking/soak.py
+	$(BIN)/python -m pytest tests/breaking/soak.py tests/breaking -m soak
 
 check: setup
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ from tests.breaking.test_train_kills import (
 
 __all__ = ["cluster", "embeddings", "lite_space", "place", "train", "untouched"]
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.soak]
 
 KILLS = 5
 LONGEST_DELAY_SECONDS = 0.1

@@ -17,6 +17,7 @@ from tests.breaking.object_server import Mood
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
+@pytest.mark.soak
 def test_a_store_that_never_answers(start, server, tmp_path):
     """The run ends by itself, although every image might take an hour."""
     server.delay_seconds = 0.1

@@ -150,6 +150,7 @@ def test_a_killed_worker_costs_what_came_after_the_last_state(train: Start, unto
     require_the_same(output, untouched)
 
 
+@pytest.mark.soak
 def test_workers_that_die_too_often_end_it_with_one_line(train: Start, untouched, tmp_path):
     output = tmp_path / "same"
     with train(output, "--max-failures", "0") as job:
@@ -176,6 +177,7 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
+@pytest.mark.soak
 def test_with_a_node_lost_it_goes_on_with_fewer_workers(
     train: Start, cluster: Cluster, untouched, tmp_path
 ):

@@ -74,3 +74,13 @@ def test_files_that_are_not_there_or_of_another_kind_are_refused(tmp_path):
         attributes.read(write(tmp_path, "x", "a.xlsx"))
     with pytest.raises(InputError, match="scheme 'http' is not allowed"):
         attributes.read("http://example.com/a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_what_is_or_becomes_too_large_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(attributes, "LIMIT_BYTES", 1000)
+    data = b"creator_id,x\n" + b"a,1\n" * 5000
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert name.endswith(".csv") or (tmp_path / name).stat().st_size < 1000
+    with pytest.raises(InputError, match="holds more than 1,000 bytes"):
+        attributes.read(str(tmp_path / name))

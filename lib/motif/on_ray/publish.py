@@ -109,7 +109,8 @@ def draft_buckets(
     session.configure_data()
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    workers = min(len(left), gpus or max(1, int(resources.get("CPU", 1)) - 1))
+    # Nothing else of the pass takes a CPU: its input is in memory.
+    workers = min(len(left), gpus or max(1, int(resources.get("CPU", 1))))
     session.require(cpus=workers, gpus=workers if gpus else 0, what="publishing")
     kind = pa.schema([("bucket", pa.int64()), ("creators", pa.list_(pa.string()))])
     blocks = [

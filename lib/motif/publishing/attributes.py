@@ -45,8 +45,7 @@ def read(uri: str) -> Attributes:
         data = storage.read_bytes(uri, limit_bytes=LIMIT_BYTES)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"--attributes {uri} is not a file that is there") from error
-    if len(data) > LIMIT_BYTES:
-        raise InputError(f"--attributes {uri} is larger than {LIMIT_BYTES // 1024**3} GiB")
+    _require_small(data, uri)
     try:
         rows = _parse(uri, data)
     except (pa.ArrowException, OSError, EOFError) as error:
@@ -58,7 +57,9 @@ def read(uri: str) -> Attributes:
 def _parse(uri: str, data: bytes) -> pa.Table:
     name = uri.lower()
     if name.endswith(".gz"):
-        name, data = name.removesuffix(".gz"), gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            name, data = name.removesuffix(".gz"), file.read(LIMIT_BYTES + 1)
+        _require_small(data, uri)
     if name.endswith(".parquet"):
         return pq.read_table(io.BytesIO(data))
     if name.endswith(".csv"):
@@ -70,6 +71,11 @@ def _parse(uri: str, data: bytes) -> pa.Table:
     if name.endswith(".jsonl"):
         return pyarrow.json.read_json(io.BytesIO(data))
     raise InputError(f"--attributes {uri}: expected .parquet, .csv or .jsonl")
+
+
+def _require_small(data: bytes, uri: str) -> None:
+    if len(data) > LIMIT_BYTES:
+        raise InputError(f"--attributes {uri} holds more than {LIMIT_BYTES:,} bytes")
 
 
 def _checked(rows: pa.Table, uri: str) -> pa.Table:

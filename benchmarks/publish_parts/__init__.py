@@ -1,0 +1,1 @@
+"""What benchmarks.publish and benchmarks.query measure, a file per part."""
