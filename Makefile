@@ -33,7 +33,8 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 soak: setup
-	$(BIN)/python -m pytest tests/breaking/soak.py tests/breaking -m soak
+	$(BIN)/python -m pytest tests/breaking -m soak
+	$(BIN)/python -m pytest tests/breaking/soak.py
 
 check: setup
 	$(BIN)/ruff check .
