@@ -34,6 +34,7 @@ def test_a_store_that_never_answers(start, server, tmp_path):
     assert not alive, alive
 
 
+@pytest.mark.soak
 def test_a_store_that_denies_everything_and_is_mended(start, server, pictures, tmp_path):
     uris = [f"s3://pictures/{key}" for key in pictures.keys]
     manifest = commands.write_manifest(uris, tmp_path / "all.parquet")

@@ -138,6 +138,7 @@ def workers(job: commands.Job) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.soak
 def test_a_killed_worker_costs_what_came_after_the_last_state(train: Start, untouched, tmp_path):
     output = tmp_path / "same"
     with train(output, "--num-workers", "2") as job:
