@@ -92,9 +92,14 @@ def overwrite_middle(path: Path) -> None:
 
 
 DAMAGE = [flip_ids, overwrite_middle, truncate, Path.unlink]
+SOME = [
+    flip_ids,
+    *(pytest.param(damage, marks=pytest.mark.soak) for damage in (overwrite_middle, truncate)),
+    Path.unlink,
+]
 
 
-@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", SOME, ids=lambda damage: damage.__name__)
 def test_damage_is_named_and_mended(damage, run, manifest, uris, output, caplog):
     part = a_part(output)
     damage(output / part.name)
