@@ -38,7 +38,7 @@ class Made:
 
 def make(cache: Path, creators: int) -> Made:
     """Return a table that is live; made once, in the cache."""
-    folder = cache / f"creators-{creators}-v1"
+    folder = cache / f"creators-{creators}-v2"
     table = TableUri.parse(str(folder / "creators.lance"))
     record = folder / "seconds.json"
     if not record.exists():

@@ -48,9 +48,7 @@ class Place:
         command += ["--table", self.table, "--adjectives", str(self.folder / "words.txt")]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AD")}
         environment |= {"AWS_ENDPOINT_URL": self.proxy.url}
-        with commands.running(
-            command, environment=environment, log=self.folder / "log.txt"
-        ) as job:
+        with commands.running(command, environment=environment, log=self.folder / "log.txt") as job:
             return job.wait()
 
     def live(self) -> pa.Table | None:

@@ -57,6 +57,23 @@ def test_what_cannot_be_joined_is_refused(tmp_path, text, told):
         attributes.read(write(tmp_path, text))
 
 
+def test_columns_are_of_types_that_lance_filters_by(tmp_path):
+    columns = {
+        "creator_id": pa.array(["a", "b"], pa.large_string()),
+        "small": pa.array([255, None], pa.uint8()),
+        "plays": pa.array([2**62, 0], pa.uint64()),
+        "country": pa.array(["DE", "FR"]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    rows = attributes.read(str(tmp_path / "a.parquet")).rows
+    assert rows.schema.types == [pa.string(), pa.int16(), pa.int64(), pa.string()]
+    assert rows["small"].to_pylist() == [255, None]
+    columns["plays"] = pa.array([2**63, 0], pa.uint64())
+    pq.write_table(pa.table(columns), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="column plays does not fit"):
+        attributes.read(str(tmp_path / "b.parquet"))
+
+
 def test_lists_and_numbers_for_ids_are_refused(tmp_path):
     path = str(tmp_path / "a.parquet")
     pq.write_table(pa.table({"creator_id": ["a"], "tags": [["x"]]}), path)

@@ -138,6 +138,37 @@ def test_creator_id_has_a_btree_index_over_all_rows(published):
     assert (stats.num_indexed_rows, stats.num_unindexed_rows) == (40, 0)
 
 
+def test_a_large_table_has_indices_for_what_is_filtered_by(tmp_path, rows, model, monkeypatch):
+    monkeypatch.setattr(commit, "INDEX_FROM_ROWS", 1)
+    monkeypatch.setattr(commit, "_MOST_BITMAPS", 3)
+    ids = sorted(set(rows["creator_id"].to_pylist()))
+    attributes = {
+        "creator_id": ids,
+        "country": ["DE", "FR"] * 20,
+        "city": [f"city {i}" for i in range(40)],
+        "followers": range(40),
+        "active": [True, False] * 20,
+        "price": pa.array(range(40), pa.decimal128(10, 2)),
+    }
+    path = tmp_path / "creators.lance"
+    publish(path, rows, model, words=WORDS, attributes=pa.table(attributes))
+    opened = lancedb.connect(tmp_path).open_table("creators")
+    opened.checkout(LIVE)
+    kinds = {index.columns[0]: index.index_type for index in opened.list_indices()}
+    assert kinds == {
+        **dict.fromkeys(["creator_id", "followers", "city"], "BTree"),
+        **dict.fromkeys(["oaar_vivid_pct", "oaar_black_and_white_pct"], "BTree"),
+        **dict.fromkeys(["country", "active"], "Bitmap"),
+        "same": "IvfSq",
+    }
+    for index in opened.list_indices():
+        stats = opened.index_stats(index.name)
+        assert (stats.num_indexed_rows, stats.num_unindexed_rows) == (40, 0)
+    where = ["country=DE", "followers>=10", "active=true", "price<30", "city!=city 12"]
+    found = CreatorTable.open(str(path)).lookalikes(ids[0], k=40, where=where, exclude_self=False)
+    assert sorted(found["creator_id"].to_pylist()) == [ids[i] for i in range(10, 30, 2) if i != 12]
+
+
 def test_the_plain_client_reads_the_live_version_without_motif(published, truth):
     table = TableUri.parse(published)
     opened = lancedb.connect(table.database).open_table("creators")

@@ -216,7 +216,7 @@ def test_an_index_gives_exact_similarities_and_as_many_rows_as_asked(indexed, mo
 def test_correction_through_an_index_orders_the_nearest_candidates(indexed, monkeypatch):
     table, same = indexed
     monkeypatch.setattr(nearest, "NPROBES", 7)
-    monkeypatch.setattr(nearest, "REFINE_FACTOR", 40)  # so that the candidates are exact, too
+    monkeypatch.setattr(nearest, "CANDIDATES_REFINED", 40)  # so that the candidates are exact, too
     hubness = table.get([f"c{i:04d}" for i in range(2000)], columns=["hubness"])["hubness"]
     cosines = same @ same[9]
     cosines[9] = -2

@@ -111,9 +111,21 @@ def _checked(rows: pa.Table, uri: str) -> pa.Table:
         )
     columns = {"creator_id": ids}
     for name in names:
-        kind = rows.schema.field(name).type
-        columns[name] = rows[name].cast(pa.string()) if _is_text(kind) else rows[name]
+        try:
+            columns[name] = rows[name].cast(_published_type(rows.schema.field(name).type))
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{where}: column {name} does not fit: {error}") from error
     return pa.table(columns).combine_chunks()
+
+
+def _published_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column in CREATORS: Lance filters by no unsigned or large type."""
+    if _is_text(kind):
+        return pa.string()
+    signed = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32()}
+    if pa.types.is_unsigned_integer(kind):
+        return signed.get(kind, pa.int64())
+    return kind
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -6,7 +6,7 @@ begins from `live` again, not from the latest.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.dataset import batch_udf
 from lance.fragment import FragmentMetadata, write_fragments
-from lancedb.index import BTree, IvfSq
+from lancedb.index import Bitmap, BTree, IvfSq
 
 from motif import schemas, storage
 from motif.errors import ContractError, OutputError
@@ -29,6 +29,8 @@ from motif.table.layout import LIVE, METADATA_KEY, TableUri, is_unfinished, meta
 INDEX_FROM_ROWS = 100_000
 MOST_FRAGMENTS = 256
 _ROWS_PER_PARTITION = 4096
+# Of texts: up to so many different ones, a bitmap of rows for each is quickest.
+_MOST_BITMAPS = 1000
 
 
 @dataclass(frozen=True)
@@ -269,17 +271,38 @@ def index(table: TableUri) -> None:
     there = {i.name for i in dataset.describe_indices()}
     if there:
         dataset.optimize.optimize_indices()
-    wanted: dict[str, Any] = {"creator_id": BTree()}
+    for column, config in _wanted_indices(dataset, there).items():
+        opened.create_index(column, config=config, replace=True)
+
+
+def _wanted_indices(dataset: lance.LanceDataset, there: Collection[str]) -> dict[str, Any]:
+    """Return column -> configuration of the indices that are not there yet."""
+
+    def missing(columns: Iterable[str]) -> list[str]:
+        return [column for column in columns if f"{column}_idx" not in there]
+
+    wanted: dict[str, Any] = {column: BTree() for column in missing(["creator_id"])}
     rows = dataset.count_rows()
-    if rows >= INDEX_FROM_ROWS:
+    if rows < INDEX_FROM_ROWS:
+        return wanted
+    for column in missing(["same"]):
         # One byte per dimension: IVF_PQ and IVF_RQ are smaller, and miss half of what is nearest
         # (benchmarks.query --only choice).
-        wanted["same"] = IvfSq(
-            distance_type="cosine", num_partitions=max(1, rows // _ROWS_PER_PARTITION)
-        )
-    for column, config in wanted.items():
-        if f"{column}_idx" not in there:
-            opened.create_index(column, config=config, replace=True)
+        partitions = max(1, rows // _ROWS_PER_PARTITION)
+        wanted[column] = IvfSq(distance_type="cosine", num_partitions=partitions)
+    metadata = metadata_of(dataset.schema) or {}
+    percentiles = [schemas.percentile_column(word) for word in metadata["adjectives"]]
+    for column in missing([*percentiles, *metadata["attributes"]]):
+        kind = dataset.schema.field(column).type
+        if pa.types.is_boolean(kind) or (
+            pa.types.is_string(kind)
+            and pc.count_distinct(dataset.to_table(columns=[column])[column]).as_py()
+            <= _MOST_BITMAPS
+        ):
+            wanted[column] = Bitmap()
+        elif not pa.types.is_decimal(kind):
+            wanted[column] = BTree()
+    return wanted
 
 
 def require_still_ours(table: TableUri, run_id: str) -> lance.LanceDataset:

@@ -8,11 +8,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lancedb.expr import col
-from lancedb.table import Table
 
 from motif import adjectives as oaar
 from motif import schemas
@@ -40,13 +39,13 @@ class CreatorTable:
 
     def __init__(
         self,
-        table: Table,
+        dataset: lance.LanceDataset,
         metadata: dict[str, Any],
         uri: str,
         encoder: str | QueryEncoder = "",
         model: str = "",
     ) -> None:
-        self._table = table
+        self._dataset = dataset
         self._metadata = metadata
         self._encoder = encoder
         self._model = model
@@ -73,22 +72,22 @@ class CreatorTable:
         Raises:
             InputError: No such table or version, or not one of ours.
         """
-        table, metadata, full_uri = open_version(uri, version)
-        return cls(table, metadata, full_uri, encoder, model)
+        dataset, metadata, full_uri = open_version(uri, version)
+        return cls(dataset, metadata, full_uri, encoder, model)
 
     def __len__(self) -> int:
         """Return the number of creators."""
-        return self._table.count_rows()
+        return self._dataset.count_rows()
 
     @property
     def version(self) -> int:
         """Lance's number of this version."""
-        return self._table.version
+        return self._dataset.version
 
     @property
     def schema(self) -> pa.Schema:
         """All columns."""
-        return self._table.schema
+        return self._dataset.schema
 
     @property
     def space(self) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class CreatorTable:
 
     def creator_ids(self) -> list[str]:
         """Return all ids, sorted."""
-        found = self._table.search().select(["creator_id"]).limit(max(len(self), 1)).to_arrow()
+        found = self._dataset.to_table(columns=["creator_id"])
         return sorted(found["creator_id"].to_pylist())
 
     def get(self, ids: str | Sequence[str], *, columns: Sequence[str] = ()) -> pa.Table:
@@ -125,9 +124,12 @@ class CreatorTable:
         """
         ids = [ids] if isinstance(ids, str) else list(ids)
         names = self._known(columns) or self.schema.names
-        found = self._table.search().where(col("creator_id").isin(ids)).limit(max(len(ids), 1))
-        rows = found.select(list(dict.fromkeys(["creator_id", *names]))).to_arrow()
-        places = pc.index_in(pa.array(ids, pa.string()), value_set=rows["creator_id"])
+        wanted = pa.array(ids, pa.string())
+        rows = self._dataset.to_table(
+            columns=list(dict.fromkeys(["creator_id", *names])),
+            filter=pc.field("creator_id").isin(wanted),
+        )
+        places = pc.index_in(wanted, value_set=rows["creator_id"])
         if places.null_count:
             self._refuse_ids([ids[i] for i in pc.indices_nonzero(places.is_null()).to_pylist()])
         return rows.take(places).select(names)
@@ -153,9 +155,9 @@ class CreatorTable:
                 `same`; or images, each a `Path`, a file's bytes or a picture of Pillow's.
             k: How many.
             images: In place of `seed`: images, which here may also be texts, files or s3:// URIs.
-            where: Terms such as "image_count>=12", as in `motif.table.filters`, or an expression
-                of `lancedb.expr`.
-            where_sql: Filter in Lance's SQL, never from anybody you do not trust.
+            where: Terms such as "image_count>=12", as in `motif.table.filters`, expressions of
+                `pyarrow.compute`, or several of both.
+            where_sql: In its place, a filter in Lance's SQL, never from anybody you do not trust.
             adjectives: Published ones whose scores and percentiles the answer shall have.
             columns: Others that the answer shall have.
             exclude_self: Leave the creators of the seed out.
@@ -182,15 +184,15 @@ class CreatorTable:
         shown = self._shown(adjectives, columns)
         chosen = Filter.of(where, where_sql, self.schema)
         vector, creators = self._vector_of(seed, images)
-        found = nearest.nearest(
-            *(self._table, "same", vector),
+        return nearest.nearest(
+            *(self._dataset, "same", vector),
             k=k,
             chosen=chosen,
+            columns=shown,
             left_out=creators if exclude_self else (),
             correct_hubs=correct_hubs,
             exact=exact,
         )
-        return self._with_columns(found, shown)
 
     def search(
         self,
@@ -244,10 +246,13 @@ class CreatorTable:
         shown = self._shown(adjectives, columns)
         chosen = Filter.of(where, where_sql, self.schema)
         vector = self._query_encoder().encode_texts([text])[0]
-        found = nearest.nearest(
-            *(self._table, "mean_embedding", vector), k=k, chosen=chosen, exact=exact
+        return nearest.nearest(
+            *(self._dataset, "mean_embedding", vector),
+            k=k,
+            chosen=chosen,
+            columns=shown,
+            exact=exact,
         )
-        return self._with_columns(found, shown)
 
     def rank(
         self,
@@ -284,12 +289,13 @@ class CreatorTable:
         chosen = Filter.of(where, where_sql, self.schema)
         column = schemas.oaar_column(adjective)
         if column in self.adjectives.values():
-            found = nearest.highest(self._table, column, k=k, chosen=chosen)
-        else:
-            found = nearest.products(
-                *(self._table, "mean_embedding", self._direction(adjective)), k=k, chosen=chosen
-            )
-        return self._with_columns(nearest.best(found, "score", k), shown)
+            return nearest.highest(self._dataset, column, k=k, chosen=chosen, columns=shown)
+        return nearest.products(
+            *(self._dataset, "mean_embedding", self._direction(adjective)),
+            k=k,
+            chosen=chosen,
+            columns=shown,
+        )
 
     def _direction(self, adjective: str) -> np.ndarray:
         close = close_to(adjective, self.adjectives)
@@ -367,17 +373,6 @@ class CreatorTable:
         raise InputError(
             f"{len(ids)} creators are not in {self.uri}: {shown}{', ...' if ids[5:] else ''}"
         )
-
-    def _with_columns(self, rows: pa.Table, shown: Sequence[str]) -> pa.Table:
-        """Return rows of an answer with columns of the table in place of `_rowid`."""
-        query = self._table.take_row_ids(rows["_rowid"].to_pylist())
-        found = query.select(list(dict.fromkeys(["creator_id", *shown]))).to_arrow()
-        found = found.take(pc.index_in(rows["creator_id"], value_set=found["creator_id"]))
-        answer = rows.drop_columns(["_rowid"])
-        for name in shown:
-            if name not in answer.column_names:
-                answer = answer.append_column(self.schema.field(name), found[name])
-        return answer
 
 
 def _check_k(k: int) -> None:

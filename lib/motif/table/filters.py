@@ -4,8 +4,8 @@
     VALUE  = anything without , = < > ! ( ) ' "       |  "anything"  |  'anything'
 
 Several terms must all hold. A row whose value is unknown (null) meets no term, not even `!=`.
-Dates are ISO 8601, and UTC where they name no zone. Nothing of a term reaches SQL as text: the
-column is one of the table's and the value a literal.
+Dates are ISO 8601, and UTC where they name no zone. Nothing of a term becomes SQL: the column is
+one of the table's and the value a literal of its type.
 """
 
 import difflib
@@ -19,15 +19,17 @@ from decimal import Decimal, InvalidOperation
 from functools import reduce
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
-from lancedb.expr import Expr, col, lit
+import pyarrow.compute as pc
 from pyarrow import types
+from pyarrow.compute import Expression
 
 from motif.errors import InputError
 
-Where = str | Expr | Sequence[str]
-"""A term, several terms, or an expression of `lancedb.expr`."""
+Where = str | Expression | Sequence[str | Expression]
+"""A term, an expression of `pyarrow.compute`, or several, which must all hold."""
 
 Literal = bool | int | float | str | date | datetime | Decimal
 
@@ -52,7 +54,7 @@ _VALUE = re.compile(rf"""\s*({_QUOTED}|[^,=<>!()'"]+?)\s*(,|\Z)""", re.DOTALL)
 class Filter:
     """What rows of a query must be."""
 
-    expression: Expr | None = None
+    expression: Expression | None = None
     sql: str = ""
     ours: bool = True
     """Whether the expression is made of terms that were checked, so that it cannot be wrong."""
@@ -62,37 +64,43 @@ class Filter:
         """Parse a filter.
 
         Args:
-            where: Terms, or an expression, which is taken as it is.
-            where_sql: Lance's SQL from a trusted caller; must hold as well.
+            where: Terms, and expressions, which are taken as they are.
+            where_sql: In its place, Lance's SQL from a trusted caller.
             schema: Of the table.
 
         Raises:
             InputError: A term does not parse, names no column of the table, or its value is not of
-                the column's type.
+                the column's type; or both are given.
         """
-        if isinstance(where, Expr):
-            return cls(where, where_sql, ours=False)
-        terms = [where] if isinstance(where, str) else list(where)
-        found = [_parse_term(term, schema) for term in terms if term]
-        return cls(reduce(operator.and_, found) if found else None, where_sql)
+        parts = [where] if isinstance(where, str) or not isinstance(where, Sequence) else where
+        ours = all(isinstance(part, str) for part in parts)
+        found = [
+            _parse_term(part, schema) if isinstance(part, str) else part
+            for part in parts
+            if not isinstance(part, str) or part
+        ]
+        if found and where_sql:
+            raise InputError("--where and --where-sql: pass one of them; SQL can say both")
+        return cls(reduce(operator.and_, found) if found else None, where_sql, ours)
 
-    def run(self, query: Any) -> pa.Table:
-        """Run a query of LanceDB's with this filter.
+    def __bool__(self) -> bool:
+        """Return whether it leaves anything out."""
+        return self.expression is not None or bool(self.sql)
+
+    def scan(self, dataset: lance.LanceDataset, **query: Any) -> pa.Table:
+        """Return what a query of Lance's finds among the rows that meet the filter.
 
         Raises:
             InputError: The table does not understand the SQL or the expression.
         """
-        for one in (self.expression, self.sql):
-            # An expression has no truth value.
-            if one is not None and not (isinstance(one, str) and not one):
-                query = query.where(one)
+        chosen = self.sql or self.expression
         try:
-            return query.to_arrow()
+            return dataset.scanner(filter=chosen, prefilter=True, **query).to_table()
         except (ValueError, RuntimeError, OSError) as error:
-            if self.ours and not self.sql:
+            if not self or (self.ours and not self.sql):
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            told = f"--where-sql {self.sql!r}" if self.sql else f"where {self.expression!r}"
+            told = f"--where-sql {self.sql!r}" if self.sql else f"where {self.expression}"
             raise InputError(f"{told}: {reason}") from error
 
 
@@ -108,7 +116,7 @@ def close_to(name: str, known: Iterable[str]) -> str:
     return f" (close: {', '.join(by_lower[one] for one in close)})" if close else ""
 
 
-def _parse_term(term: str, schema: pa.Schema) -> Expr:
+def _parse_term(term: str, schema: pa.Schema) -> Expression:
     match = _TERM.fullmatch(term)
     if match is None:
         raise InputError(
@@ -129,11 +137,13 @@ def _parse_term(term: str, schema: pa.Schema) -> Expr:
             f'--where {term!r}: one value was expected; use "{column} in {value}" for any of'
             " several, and quotes around a comma that belongs to a value"
         )
-    literals = [_read(text, schema.field(column).type, term) for text in texts]
+    of_type = schema.field(column).type
+    literals = [_read(text, of_type, term) for text in texts]
     if sign in _COMPARISONS:
-        return _COMPARISONS[sign](col(column), lit(literals[0]))
-    found = col(column).isin([lit(one) for one in literals])
-    return found if sign == "in" else ~found
+        return _COMPARISONS[sign](pc.field(column), pc.scalar(literals[0]))
+    found = pc.field(column).isin(pa.array(literals))
+    # Arrow says that an unknown value is in no list, so that it would meet `not in`.
+    return found if sign == "in" else ~found & pc.field(column).is_valid()
 
 
 def _split_values(text: str, term: str) -> list[str]:
@@ -168,14 +178,17 @@ def _read(text: str, of_type: pa.DataType, term: str) -> Literal:
 
 
 def _reader_of(of_type: pa.DataType) -> tuple[Callable[[str], Literal], str] | None:
-    """Return how a column's values are read and what they are; None for lists and the like."""
+    """Return how a column's values are read and what they are; None for lists and the like.
+
+    Lance takes no expression of unsigned and large types; a publish writes none.
+    """
     if types.is_dictionary(of_type):
         return _reader_of(of_type.value_type)
-    if types.is_string(of_type) or types.is_large_string(of_type):
+    if types.is_string(of_type):
         return str, "text"
     if types.is_boolean(of_type):
         return _read_bool, "true or false"
-    if types.is_integer(of_type):
+    if types.is_signed_integer(of_type):
         # Through Arrow, which refuses what the column's width does not hold.
         return lambda text: pa.scalar(int(text), of_type).as_py(), f"a whole number ({of_type})"
     if types.is_floating(of_type):
