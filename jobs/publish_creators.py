@@ -14,8 +14,6 @@ from motif import space as spaces
 from motif.artefacts import lock, run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
-from motif.encoder.encoder import Encoder
-from motif.encoder.source import resolve
 from motif.errors import InputError
 from motif.on_ray import publishing_run, session
 from motif.publishing import attributes, changes, commit, plan
@@ -147,6 +145,10 @@ def directions_of(
     if not new:
         assert known is not None
         return known.select(words)
+    # Here, since it takes seconds and most publishes know all their adjectives.
+    from motif.encoder.encoder import Encoder
+    from motif.encoder.source import resolve
+
     encoder = Encoder(resolve(config.encoder or embeddings.encoder))
     spaces.require_same(
         encoder.space, embeddings.space, what="the encoder", needed_by=config.embeddings

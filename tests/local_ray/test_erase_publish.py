@@ -34,7 +34,7 @@ def lite() -> Encoder:
 @pytest.fixture
 def publish(tmp_path, lite, ray_local, monkeypatch):
     """Publish EMBEDDINGS of twenty creators; called again, publish again."""
-    monkeypatch.setattr(publish_creators, "Encoder", lambda source: lite)
+    monkeypatch.setattr("motif.encoder.encoder.Encoder", lambda source: lite)
     rows = rows_of(*themed(CREATORS, 6, LITE_DIM))
     write_embeddings(tmp_path / "embeddings", rows, lite.space)
     write_checkpoint(tmp_path / "same", lite.space, test_fraction=0.5)

@@ -39,7 +39,7 @@ def lite() -> Encoder:
 
 @pytest.fixture(autouse=True)
 def load_lite_once(lite, monkeypatch) -> None:
-    monkeypatch.setattr(publish_creators, "Encoder", lambda source: lite)
+    monkeypatch.setattr("motif.encoder.encoder.Encoder", lambda source: lite)
 
 
 def rows(

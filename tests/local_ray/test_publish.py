@@ -39,7 +39,7 @@ def lite() -> Encoder:
 
 @pytest.fixture
 def load_lite_once(lite, monkeypatch) -> None:
-    monkeypatch.setattr(publish_creators, "Encoder", lambda source: lite)
+    monkeypatch.setattr("motif.encoder.encoder.Encoder", lambda source: lite)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def live(table: Path) -> int:
 def published(place, lite, ray_local, tmp_path_factory) -> tuple[Path, dict]:
     table = tmp_path_factory.mktemp("database") / "creators.lance"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish_creators, "Encoder", lambda source: lite)
+        patch.setattr("motif.encoder.encoder.Encoder", lambda source: lite)
         return table, publish_creators.main(config(place, table))
 
 

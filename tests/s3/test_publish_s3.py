@@ -55,7 +55,7 @@ def published(s3, lite, ray_local) -> dict:
     write_checkpoint(f"{base}/same", lite.space, model)
     storage.write_bytes(f"{base}/adjectives.txt", b"vivid\ncalm\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish_creators, "Encoder", lambda source: lite)
+        patch.setattr("motif.encoder.encoder.Encoder", lambda source: lite)
         return publish_creators.main(
             publish_creators.Config(
                 embeddings=f"{base}/embeddings",

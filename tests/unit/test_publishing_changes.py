@@ -6,7 +6,8 @@ import pytest
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
 from motif.publishing import changes, rows
-from motif.publishing.rows import HeldOut, images_digest
+from motif.publishing.changes import images_digest
+from motif.publishing.rows import HeldOut
 from tests.synthetic import (
     grow_embeddings,
     make_space,

@@ -1,5 +1,6 @@
 """Which creators a publish must recompute: those whose images are not what `live` was made of."""
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from motif.artefacts import embeddings as artefact
 from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.snapshot import Bucket
 from motif.images.manifest import buckets_of
-from motif.publishing.rows import images_digest
 
 KINDS = ("embeddings", "removed")
 
@@ -128,3 +128,11 @@ def compare(found: Sequence[Mapping[str, Any]], live: pa.Table, buckets: int) ->
         if creators:
             work.append(BucketWork(bucket, creators))
     return Changes(tuple(work), tuple(sorted(gone)))
+
+
+def images_digest(image_ids: Sequence[str], content_hashes: Sequence[str]) -> str:
+    """Return 16 hexadecimal digits that change when, and only when, a creator's images do."""
+    digest = hashlib.sha256()
+    for pair in sorted(zip(image_ids, content_hashes, strict=True)):
+        digest.update("\0".join(pair).encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()[:16]

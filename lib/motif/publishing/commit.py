@@ -6,17 +6,15 @@ begins from `live` again, not from the latest.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lance
-import lancedb
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.dataset import batch_udf
 from lance.fragment import FragmentMetadata, write_fragments
-from lancedb.index import Bitmap, BTree, IvfSq
 
 from motif import schemas, storage
 from motif.errors import ContractError, OutputError
@@ -261,48 +259,44 @@ def set_record(dataset: lance.LanceDataset, record: dict[str, Any]) -> None:
 
 def index(table: TableUri) -> None:
     """Make the indices that a version should have, or bring those that are there up to date."""
-    opened = lancedb.connect(
-        table.database, storage_options=storage.lance_options(table.uri)
-    ).open_table(table.name)
     dataset = _open(table)
     if len(dataset.get_fragments()) > MOST_FRAGMENTS:
         # Each merge adds one; queries and plans open them all.
         dataset.optimize.compact_files()
-    there = {i.name for i in dataset.describe_indices()}
+    there = {index.name for index in dataset.describe_indices()}
     if there:
         dataset.optimize.optimize_indices()
-    for column, config in _wanted_indices(dataset, there).items():
-        opened.create_index(column, config=config, replace=True)
-
-
-def _wanted_indices(dataset: lance.LanceDataset, there: Collection[str]) -> dict[str, Any]:
-    """Return column -> configuration of the indices that are not there yet."""
 
     def missing(columns: Iterable[str]) -> list[str]:
         return [column for column in columns if f"{column}_idx" not in there]
 
-    wanted: dict[str, Any] = {column: BTree() for column in missing(["creator_id"])}
+    for column in missing(["creator_id"]):
+        dataset.create_scalar_index(column, "BTREE")
     rows = dataset.count_rows()
     if rows < INDEX_FROM_ROWS:
-        return wanted
+        return
     for column in missing(["same"]):
         # One byte per dimension: IVF_PQ and IVF_RQ are smaller, and miss half of what is nearest
         # (benchmarks.query --only choice).
         partitions = max(1, rows // _ROWS_PER_PARTITION)
-        wanted[column] = IvfSq(distance_type="cosine", num_partitions=partitions)
+        dataset.create_index(column, "IVF_SQ", metric="cosine", num_partitions=partitions)
     metadata = metadata_of(dataset.schema) or {}
     percentiles = [schemas.percentile_column(word) for word in metadata["adjectives"]]
     for column in missing([*percentiles, *metadata["attributes"]]):
-        kind = dataset.schema.field(column).type
-        if pa.types.is_boolean(kind) or (
-            pa.types.is_string(kind)
-            and pc.count_distinct(dataset.to_table(columns=[column])[column]).as_py()
-            <= _MOST_BITMAPS
-        ):
-            wanted[column] = Bitmap()
-        elif not pa.types.is_decimal(kind):
-            wanted[column] = BTree()
-    return wanted
+        if kind := _scalar_index_of(dataset, column):
+            dataset.create_scalar_index(column, kind)
+
+
+def _scalar_index_of(dataset: lance.LanceDataset, column: str) -> Any:
+    """Return the kind of index that makes filters by a column quick; None where there is none."""
+    of_type = dataset.schema.field(column).type
+    if pa.types.is_decimal(of_type):
+        return None
+    few = pa.types.is_boolean(of_type)
+    if pa.types.is_string(of_type):
+        values = dataset.to_table(columns=[column])[column]
+        few = pc.count_distinct(values).as_py() <= _MOST_BITMAPS
+    return "BITMAP" if few else "BTREE"
 
 
 def require_still_ours(table: TableUri, run_id: str) -> lance.LanceDataset:

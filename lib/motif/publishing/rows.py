@@ -19,6 +19,7 @@ from motif.artefacts.checkpoint import Checkpoint
 from motif.errors import ContractError
 from motif.model import as_inputs, embed
 from motif.pooling import pool, representatives
+from motif.publishing.changes import images_digest
 from motif.publishing.directions import Directions
 from motif.publishing.population import Population
 from motif.table.layout import METADATA_KEY
@@ -201,14 +202,6 @@ def _draft(
         schema=halves_schema(dim),
     )
     return Drafts(schemas.conform(creators, schemas.creator_drafts(dim, embedding_dim)), pairs)
-
-
-def images_digest(image_ids: Sequence[str], content_hashes: Sequence[str]) -> str:
-    """Return 16 hexadecimal digits that change when, and only when, a creator's images do."""
-    digest = hashlib.sha256()
-    for pair in sorted(zip(image_ids, content_hashes, strict=True)):
-        digest.update("\0".join(pair).encode("utf-8", "surrogatepass") + b"\n")
-    return digest.hexdigest()[:16]
 
 
 def _halves(
