@@ -213,7 +213,7 @@ def publish(
     where = TableUri.parse(str(table))
     commit.require_ours(where)
     held_out = HeldOut("all", 1.0)
-    drafts = publishing.draft(rows, opened, held_out, updated_at=updated_at, device="cpu")
+    drafts = publishing.draft([rows], opened, held_out, updated_at=updated_at, device="cpu")
     means = schemas.matrix(drafts.creators["mean_embedding"])
     scores = adjectives.scores(means, directions.vectors)
     fitted = population.fit(

@@ -65,6 +65,7 @@ def test_an_encoder_is_killed(cluster, start, server, pictures, tmp_path):
     commands.require_once(output, pictures.uris)
 
 
+@pytest.mark.soak
 def test_the_only_node_left_has_one_cpu(cluster, start, server, pictures, tmp_path):
     """A decoder, an encoder and a writer must find room on it together."""
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)

@@ -1,5 +1,7 @@
 """The driver is killed, or a second one comes along."""
 
+import pytest
+
 from motif.artefacts.lock import LOCK_FILE
 from tests.breaking import commands
 
@@ -24,6 +26,7 @@ def test_a_killed_driver_is_resumed_and_leaves_no_process(start, server, picture
     commands.require_gone(orphans)
 
 
+@pytest.mark.soak
 def test_a_second_run_is_refused_and_the_first_one_ends(start, server, pictures, tmp_path):
     server.delay_seconds = 1.0
     output = tmp_path / "out"

@@ -75,6 +75,7 @@ def write_protected(folder: Path) -> Iterator[None]:
         subprocess.run(["chattr", "-i", *names], capture_output=True, check=False)
 
 
+@pytest.mark.soak
 def test_write_permission_is_taken_away(start, server, pictures, tmp_path):
     server.delay_seconds = 0.1
     output = tmp_path / "out"

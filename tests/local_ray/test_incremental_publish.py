@@ -1,6 +1,7 @@
 """Publishing again: only what changed is recomputed, and it is what a full publish would write."""
 
 import json
+import shutil
 from pathlib import Path
 
 import lance
@@ -37,9 +38,11 @@ def lite() -> Encoder:
     return Encoder(resolve("lite"))
 
 
-@pytest.fixture(autouse=True)
-def load_lite_once(lite, monkeypatch) -> None:
-    monkeypatch.setattr("motif.encoder.encoder.Encoder", lambda source: lite)
+@pytest.fixture(scope="module", autouse=True)
+def load_lite_once(lite):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("motif.encoder.encoder.Encoder", lambda source: lite)
+        yield
 
 
 def rows(
@@ -57,6 +60,7 @@ class Place:
     """EMBEDDINGS, a model and a table in one folder."""
 
     def __init__(self, folder: Path, space) -> None:
+        self.folder = folder
         self.embeddings = write_embeddings(folder / "embeddings", rows(CREATORS, IMAGES), space)
         self.model = write_checkpoint(folder / "same", space, test_fraction=0.5)
         self.table = folder / "creators.lance"
@@ -77,9 +81,28 @@ class Place:
         return [one["version"] for one in lance.dataset(str(self.table)).versions()]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, lite, load_lite_once, ray_local) -> tuple[Place, dict, Path]:
+    """A place that was published once, the record of that, and a copy to begin from again."""
+    place = Place(tmp_path_factory.mktemp("place") / "now", lite.space)
+    record = place.publish()
+    kept = shutil.copytree(place.folder, place.folder.with_name("kept"))
+    return place, record, kept
+
+
 @pytest.fixture
-def place(tmp_path, lite, ray_local) -> Place:
-    return Place(tmp_path, lite.space)
+def place(made) -> Place:
+    """As it was after the first publish; records name its folder, so that it is always the same."""
+    place, _, kept = made
+    shutil.rmtree(place.folder)
+    shutil.copytree(kept, place.folder)
+    return place
+
+
+@pytest.fixture
+def first(made) -> dict:
+    """The record of the first publish."""
+    return made[1]
 
 
 def require_equal(found: pa.Table, expected: pa.Table) -> None:
@@ -107,8 +130,7 @@ def require_equal(found: pa.Table, expected: pa.Table) -> None:
             assert mine.to_pylist() == theirs.to_pylist(), field.name
 
 
-def test_an_incremental_publish_is_what_a_full_one_would_be(place):
-    first = place.publish()
+def test_an_incremental_publish_is_what_a_full_one_would_be(place, first):
     assert (first["mode"], first["refit_population"]) == ("full", True)
     before = place.live()
     untouched = before["updated_at"][0]
@@ -140,7 +162,6 @@ def test_an_incremental_publish_is_what_a_full_one_would_be(place):
 
 
 def test_nothing_new_is_no_new_version(place):
-    place.publish()
     versions = place.versions()
     again = place.publish()
     assert again["up_to_date"] is True
@@ -148,7 +169,6 @@ def test_nothing_new_is_no_new_version(place):
 
 
 def test_compaction_and_other_buckets_recompute_nobody(place):
-    place.publish()
     before = place.live()
     grow_embeddings(place.embeddings, rows(1, 2, seed=5, prefix="n-"))
     place.publish()
@@ -158,8 +178,7 @@ def test_compaction_and_other_buckets_recompute_nobody(place):
     assert place.live().num_rows == before.num_rows
 
 
-def test_columns_come_and_go_without_recomputing_anybody(place, tmp_path):
-    first = place.publish()
+def test_columns_come_and_go_without_recomputing_anybody(place, first, tmp_path):
     kept = place.live()
     place.words.write_text("vivid\nromantic\n")
     attributes = tmp_path / "attributes.csv"
@@ -193,8 +212,7 @@ def test_columns_come_and_go_without_recomputing_anybody(place, tmp_path):
     assert "followers" not in place.live().schema.names
 
 
-def test_a_worse_model_does_not_go_live(place, lite, tmp_path):
-    first = place.publish()
+def test_a_worse_model_does_not_go_live(place, first, lite, tmp_path):
     version = lance.dataset(str(place.table), version=LIVE).version
     # It sees two dimensions of noise: no creator's twin is found.
     blind = WhitenedEmbedding(Whitening(torch.zeros(LITE_DIM), torch.eye(LITE_DIM)[:, :2]))
@@ -214,17 +232,18 @@ def test_a_worse_model_does_not_go_live(place, lite, tmp_path):
 
 
 def test_a_second_publisher_is_told(place):
+    versions = place.versions()
     table = TableUri.parse(str(place.table))
     with (
         lock.hold(table.beside(), run_id="another"),
         pytest.raises(OutputHeld, match="is held by run another"),
     ):
-        place.publish()
-    assert not place.table.exists()
+        place.publish(full=True)
+    assert place.versions() == versions
 
 
-def test_records_say_what_a_version_was_made_of(place):
-    record = place.publish()
+def test_records_say_what_a_version_was_made_of(place, first):
+    record = first
     path = place.table.parent / "creators.motif" / "publishes" / f"{record['run_id']}.json"
     assert json.loads(path.read_text()) == json.loads(json.dumps(record))
     folder = place.table.parent / "creators.motif"

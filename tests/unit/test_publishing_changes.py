@@ -103,15 +103,19 @@ def test_digests_change_with_the_images_and_not_with_their_order():
 def test_drafts_do_not_depend_on_how_many_images_are_done_at_once(tmp_path, uri, monkeypatch):
     opened = Embeddings.open(uri)
     model = Checkpoint.open(write_checkpoint(tmp_path / "same", make_space(DIM)))
-    all_rows = opened.read().sort_by([("creator_id", "ascending"), ("image_id", "ascending")])
     when = pa.scalar(0, pa.timestamp("us", tz="UTC")).as_py()
 
-    def drafts() -> rows.Drafts:
-        return rows.draft(all_rows, model, HeldOut("all", 1.0), updated_at=when, device="cpu")
+    def drafts(images: int) -> rows.Drafts:
+        found = (
+            part
+            for bucket in range(opened.buckets)
+            for part in opened.read_by_creators(bucket, opened.schema.names, images=images)
+        )
+        return rows.draft(found, model, HeldOut("all", 1.0), updated_at=when, device="cpu")
 
-    whole = drafts()
-    monkeypatch.setattr(rows, "_IMAGES_AT_ONCE", 9)
-    parts = drafts()
+    whole = drafts(10**6)
+    monkeypatch.setattr(rows, "IMAGES_AT_ONCE", 3)
+    parts = drafts(9)
     assert parts.creators.num_rows == 30
     assert parts.creators.drop_columns(["same"]).equals(whole.creators.drop_columns(["same"]))
     assert parts.halves["creator_id"].equals(whole.halves["creator_id"])

@@ -203,7 +203,7 @@ def test_a_creator_without_a_direction_is_refused_by_name(rows, model, value):
     )
     held_out = HeldOut("all", 1.0)
     with pytest.raises(ContractError, match=r"1 creators have no direction .*'creator-007'"):
-        draft(broken, network, held_out, updated_at=datetime.now(UTC), device="cpu")
+        draft([broken], network, held_out, updated_at=datetime.now(UTC), device="cpu")
 
 
 # -- versions -----------------------------------------------------------------------------------

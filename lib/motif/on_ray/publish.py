@@ -70,23 +70,30 @@ class DraftBuckets:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
-        """Draft one bucket after the other, so that memory holds one at a time."""
-        columns = rows.columns_needed(self._checkpoint)
+        """Draft one bucket after the other, some creators at a time."""
         for one in work.to_pylist():
-            found = self._embeddings.read_bucket(one["bucket"], columns, creators=one["creators"])
-            ids = pc.unique(found["creator_id"])
-            if left_out := [c for c in ids.to_pylist() if any(e.holds(c) for e in self._erased)]:
-                banned = pc.is_in(found["creator_id"], pa.array(left_out, pa.string()))
-                found = found.filter(pc.invert(banned))
             drafts = rows.draft(
-                found,
+                self._read(one["bucket"], one["creators"]),
                 self._checkpoint,
                 self._held_out,
                 updated_at=self._updated_at,
                 device=self._device,
             )
             staging.write(self._folder, one["bucket"], drafts)
-            yield pa.table({"bucket": [one["bucket"]], "images": [found.num_rows]})
+            images = pc.sum(drafts.creators["image_count"]).as_py() or 0
+            yield pa.table({"bucket": [one["bucket"]], "images": [images]})
+
+    def _read(self, bucket: int, creators: list[str] | None) -> Iterator[pa.Table]:
+        """Yield a bucket's images, without those of creators who were erased."""
+        columns = rows.columns_needed(self._checkpoint)
+        for part in self._embeddings.read_by_creators(
+            bucket, columns, images=rows.IMAGES_AT_ONCE, creators=creators
+        ):
+            ids = pc.unique(part["creator_id"]).to_pylist()
+            if left_out := [c for c in ids if any(e.holds(c) for e in self._erased)]:
+                banned = pc.is_in(part["creator_id"], pa.array(left_out, pa.string()))
+                part = part.filter(pc.invert(banned))
+            yield part
 
 
 def draft_buckets(

@@ -27,6 +27,8 @@ from motif.table.layout import LIVE, METADATA_KEY, TableUri, is_unfinished, meta
 INDEX_FROM_ROWS = 100_000
 MOST_FRAGMENTS = 256
 _ROWS_PER_PARTITION = 4096
+# Of one merge: each is a version, and looks every row's key up anew.
+_ROWS_PER_MERGE = 20_000
 # Of texts: up to so many different ones, a bitmap of rows for each is quickest.
 _MOST_BITMAPS = 1000
 
@@ -227,9 +229,7 @@ def merge(
         Rows `inserted`, `updated`, `deleted`.
     """
     counts = {"inserted": 0, "updated": 0, "deleted": 0}
-    for table in rows:
-        if not table.num_rows:
-            continue
+    for table in _gathered(rows, _ROWS_PER_MERGE):
         did = (
             dataset.merge_insert("creator_id")
             .when_matched_update_all()
@@ -249,6 +249,18 @@ def merge(
         did = dataset.merge_insert("creator_id").when_matched_delete().execute(ids)
         counts["deleted"] = did["num_deleted_rows"]
     return counts
+
+
+def _gathered(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the rows of tables, so many at a time or a few more."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.num_rows for one in held) >= rows:
+            yield pa.concat_tables(held)
+            held = []
+    if any(one.num_rows for one in held):
+        yield pa.concat_tables(held)
 
 
 def set_record(dataset: lance.LanceDataset, record: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,7 +27,8 @@ from motif.table.layout import METADATA_KEY
 HALF_IMAGES = 5
 """At most, of each half of a held-out creator."""
 HELD_OUT_CREATORS = 1000
-_IMAGES_AT_ONCE = 16_384
+IMAGES_AT_ONCE = 4096
+"""That go through the network, and that are in memory if no creator has more."""
 
 
 def columns_needed(checkpoint: Checkpoint) -> list[str]:
@@ -85,17 +86,18 @@ class HeldOut:
 
 
 def draft(
-    rows: pa.Table,
+    parts: Iterable[pa.Table],
     checkpoint: Checkpoint,
     held_out: HeldOut,
     *,
     updated_at: datetime,
     device: str,
 ) -> Drafts:
-    """Aggregate the images of whole creators.
+    """Aggregate the images of creators.
 
     Args:
-        rows: `columns_needed` of EMBEDDINGS, sorted by creator and image.
+        parts: `columns_needed` of EMBEDDINGS, sorted by creator and image; all images of a creator
+            are in one part.
         checkpoint: SAME.
         held_out: Whom quality is measured on.
         updated_at: Of every row.
@@ -107,24 +109,12 @@ def draft(
     dim, embedding_dim = checkpoint.config.dim, checkpoint.encoder_space.dim
     creators = [schemas.creator_drafts(dim, embedding_dim).empty_table()]
     halves = [halves_schema(dim).empty_table()]
-    for part in _whole_creators(rows):
-        one = _draft(part, checkpoint, held_out, updated_at=updated_at, device=device)
-        creators.append(one.creators)
-        halves.append(one.halves)
+    for part in parts:
+        if part.num_rows:
+            one = _draft(part, checkpoint, held_out, updated_at=updated_at, device=device)
+            creators.append(one.creators)
+            halves.append(one.halves)
     return Drafts(pa.concat_tables(creators), pa.concat_tables(halves))
-
-
-def _whole_creators(rows: pa.Table) -> list[pa.Table]:
-    """Cut rows between creators, so that vectors of a few images at a time are in memory."""
-    if not rows.num_rows:
-        return []
-    bounds = [*_starts(rows).tolist(), rows.num_rows]
-    parts, begun = [], 0
-    for start, stop in itertools.pairwise(bounds):
-        if stop - begun > _IMAGES_AT_ONCE and start > begun:
-            parts.append(rows.slice(begun, start - begun))
-            begun = start
-    return [*parts, rows.slice(begun)]
 
 
 def _starts(rows: pa.Table) -> Int[np.ndarray, " creators"]:
@@ -147,8 +137,15 @@ def _draft(
     embedding = schemas.matrix(rows["embedding"])
     column = checkpoint.config.input_column
     inputs = embedding if column == "embedding" else schemas.matrix(rows[column])
-    tensor = as_inputs(torch.tensor(inputs)).to(device)
-    same = embed(checkpoint.model.to(device), tensor).cpu().numpy()
+    network = checkpoint.model.to(device)
+    same = np.concatenate(
+        [
+            embed(network, as_inputs(torch.tensor(inputs[at : at + IMAGES_AT_ONCE])).to(device))
+            .cpu()
+            .numpy()
+            for at in range(0, rows.num_rows, IMAGES_AT_ONCE)
+        ]
+    )
     lengths = np.linalg.norm(np.add.reduceat(same, starts, axis=0), axis=1)
     if lost := [ids[i] for i in np.flatnonzero(~(lengths > 0))]:
         raise ContractError(
