@@ -5,18 +5,22 @@ ray job submit --working-dir . --runtime-env-json '{"env_vars": {"PYTHONPATH": "
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
 from motif import command, storage
 from motif.artefacts import embeddings, lock, run, update
 from motif.encoder.encoder import Encoder
 from motif.encoder.source import resolve
 from motif.errors import InputError
+from motif.images.allowed import Allowed
 from motif.images.fetch import FetchLimits
-from motif.on_ray import session
+from motif.on_ray import capacity, session
+from motif.on_ray.capacity import Capacity
 from motif.on_ray.encoding_run import EncodingRun
 from motif.on_ray.preparation import Options, Preparation
 from motif.on_ray.rehearsal import rehearse
@@ -26,7 +30,7 @@ log = logging.getLogger("motif.encode_images")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Capacity):
     """Encode a library of images: one EMBEDDINGS row per image, one FAILURES row per bad one.
 
     Run it again to go on where a run was cut off, or to add what a manifest has gained.
@@ -38,6 +42,9 @@ class Config:
     or a folder with one subfolder per creator. Local or s3://."""
     output: str
     """Folder of EMBEDDINGS: created, continued, or added to."""
+    allow: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Bucket, prefix or folder that the manifest may name images in, beside its own folder or
+    bucket; may be given several times."""
     encoder: str = "ViT-B-32/laion2b_s34b_b79k"
     """NAME/PRETRAINED or NAME/FILE of open_clip, local-dir:FOLDER, or `lite`, which needs no model
     hub."""
@@ -85,6 +92,11 @@ class Config:
     writes to the output."""
     endpoint_url: str = ""
     """Of an S3-compatible store; AWS_ENDPOINT_URL does the same."""
+    cluster_share: float = 1.0
+    """Of the cluster's CPUs and GPUs that the run may take; the rest is left to other jobs."""
+    reads_per_second: float | None = None
+    """Objects that the run reads from a store per second at most; what is tried again comes on
+    top."""
     stall_seconds: float = 900.0
     """End with exit code 6 when nothing has moved for so long."""
     price_per_hour: float | None = None
@@ -97,8 +109,11 @@ class Config:
     """Print run.json on standard output."""
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Plan by bucket, stage rows as they are encoded, settle each bucket, then commit."""
+def main(config: Config, *, interrupt: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Plan by bucket, stage rows as they are encoded, settle each bucket, then commit.
+
+    `interrupt` is called about once a second; by raising it ends the run, to be gone on with.
+    """
     check(config)
     recorder = run.Recorder(embeddings.ARTEFACT, config)
     output = storage.absolute(config.output)
@@ -106,6 +121,7 @@ def main(config: Config) -> dict[str, Any]:
     found, record = update.look(output, overwrite=config.overwrite)
     source = resolve(config.encoder)
     session.connect()
+    capacity.wait_for(config)
     with recorder.timed("load"):
         encoder = Encoder(
             source,
@@ -123,7 +139,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     if config.dry_run:
         return command.show_plan(rehearse(preparation, config.sample), as_json=config.json)
-    work = EncodingRun(preparation, recorder)
+    work = EncodingRun(preparation, recorder, interrupt)
     with lock.hold(output, run_id=recorder.run_id, single_writer=config.single_writer) as held:
         finished = work.perform(held)
     log.info("%s", work.ending(finished))
@@ -143,6 +159,7 @@ def options(config: Config) -> Options:
             max_bytes=config.max_bytes,
             timeout_seconds=config.object_seconds,
             in_flight=config.in_flight,
+            allowed=Allowed.of(config.images, config.allow),
         ),
         batch_size=config.batch_size,
         encoders_per_gpu=config.encoders_per_gpu,
@@ -154,6 +171,8 @@ def options(config: Config) -> Options:
         overwrite=config.overwrite,
         stall_seconds=config.stall_seconds,
         price_per_hour=config.price_per_hour,
+        cluster_share=config.cluster_share,
+        reads_per_second=config.reads_per_second,
     )
 
 
@@ -163,6 +182,7 @@ def check(config: Config) -> None:
     Raises:
         InputError: Names the flag and the value.
     """
+    config.check()
     bounds: dict[str, tuple[float, float]] = {
         "batch_size": (0, 65_536),
         "max_failed_fraction": (0, 1),
@@ -171,6 +191,7 @@ def check(config: Config) -> None:
         "in_flight": (1, 1024),
         "max_bytes": (1, 2**31),
         "object_seconds": (0.1, 86_400),
+        "cluster_share": (0.001, 1),
         "stall_seconds": (1, 86_400 * 7),
         "sample": (1, 10_000),
     }
@@ -181,6 +202,8 @@ def check(config: Config) -> None:
             raise InputError(f"--{flag} {value}: expected {low:g} to {high:g}")
     if config.price_per_hour is not None and not 0 <= config.price_per_hour < float("inf"):
         raise InputError(f"--price-per-hour {config.price_per_hour}: expected 0 or more")
+    if config.reads_per_second is not None and not 0.01 <= config.reads_per_second <= 1e6:
+        raise InputError(f"--reads-per-second {config.reads_per_second}: expected 0.01 to 1000000")
     if unknown := sorted(set(config.retry_failed or ()) - set(ERROR_CLASSES)):
         raise InputError(
             f"--retry-failed {unknown[0]}: no such class; expected {', '.join(ERROR_CLASSES)}"

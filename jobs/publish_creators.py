@@ -15,7 +15,8 @@ from motif.artefacts import lock, run
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError
-from motif.on_ray import publishing_run, session
+from motif.on_ray import capacity, publishing_run, session
+from motif.on_ray.capacity import Capacity
 from motif.publishing import attributes, changes, commit, plan
 from motif.publishing.commit import Live
 from motif.publishing.directions import Directions
@@ -25,7 +26,7 @@ log = logging.getLogger("motif.publish_creators")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Capacity):
     """Publish creators: SAME vectors and OAAR scores, visible to readers all at once."""
 
     embeddings: str
@@ -59,6 +60,7 @@ class Config:
         Raises:
             InputError: A flag is out of range.
         """
+        super().check()
         if not 0 <= self.max_hit_rate_drop <= 1:
             raise InputError(f"--max-hit-rate-drop {self.max_hit_rate_drop}: expected 0 to 1")
 
@@ -90,6 +92,7 @@ def main(config: Config) -> dict[str, Any]:
             plan_of(config, table, live, embeddings, checkpoint, words), as_json=config.json
         )
     session.connect()
+    capacity.wait_for(config)
     with lock.hold(
         table.beside(), run_id=recorder.run_id, single_writer=config.single_writer
     ) as held:

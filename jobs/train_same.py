@@ -15,7 +15,8 @@ from motif.artefacts import checkpoint, run
 from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.training_set import Split
 from motif.errors import InputError
-from motif.on_ray import session
+from motif.on_ray import capacity, session
+from motif.on_ray.capacity import Capacity
 from motif.on_ray.train import STATE_FILE, TrainPlan, run_trainer
 from motif.training.hyperparameters import Hyperparameters
 from motif.triplets import SLICES
@@ -24,7 +25,7 @@ log = logging.getLogger("motif.train_same")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Hyperparameters):
+class Config(Hyperparameters, Capacity):
     """Fit SAME to creators: a network that brings one creator's images together."""
 
     embeddings: str
@@ -64,7 +65,8 @@ class Config(Hyperparameters):
         Raises:
             InputError: Names the flag and the value.
         """
-        super().check()
+        Hyperparameters.check(self)
+        Capacity.check(self)
         for name in ("test_fraction", "validation_fraction"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: expected [0, 1)")
@@ -114,6 +116,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.dry_run:
         return command.show_plan(in_advance(plan, embeddings), as_json=config.json)
     session.connect()
+    capacity.wait_for(config)
     going_on = run.claim(
         output,
         checkpoint.ARTEFACT,

@@ -45,7 +45,15 @@ def measure(cache: Path, *, objects: int, repeats: int) -> Iterator[Measurement]
                 with _process(_serve_proxy, store, faults, turn) as (url, connection):
                     runs[name].append(
                         encode_images(
-                            *(manifest, output, flag, "--endpoint-url", url),
+                            *(
+                                manifest,
+                                output,
+                                flag,
+                                "--endpoint-url",
+                                url,
+                                "--allow",
+                                f"s3://{BUCKET}",
+                            ),
                             environment=ENVIRONMENT,
                         )
                     )

@@ -71,6 +71,7 @@ class Progress:
         price_per_hour: float | None,
         max_failed_fraction: float,
         judged: int | None = None,
+        there_already: int = 0,
         encoders: int | None = None,
         writers: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -86,6 +87,7 @@ class Progress:
             max_failed_fraction: Limit in [0, 1]; with 1 the run never ends early.
             judged: Images that the limit is a fraction of: more than those planned, when a run
                 goes on with one that was cut off; by default those planned.
+            there_already: Images of the archive that are not planned, since they are done.
             encoders: Processes that encode; by default one per GPU, or one on CPUs.
             writers: Parts that are written at a time at most; by default one per CPU.
             clock: Seconds that never go back.
@@ -93,6 +95,7 @@ class Progress:
                 plain lines go to the log.
         """
         self.planned = planned
+        self._there = there_already
         self.embedded = 0
         self.failed: Counter[str] = Counter()
         self.precisions: set[str] = set()
@@ -302,13 +305,17 @@ class Progress:
 
     def _log(self, pace: list[str]) -> None:
         classes = ", ".join(f"{name} {count:,}" for name, count in self.failed.most_common())
+        archive = self._there + self.planned
         log.info(
-            "encoded %s of %s images, %s failed%s: %.1f %% done%s",
+            "encoded %s of %s images, %s failed%s: %.1f %% done%s%s",
             f"{self.embedded:,}",
             f"{self.planned:,}",
             f"{self.failed.total():,}",
             f" ({classes})" if classes else "",
             min(100 * self.done / self.planned, 100),
+            f", {min((self._there + self.done) / archive, 1):.1%} of the archive"
+            if self._there
+            else "",
             "".join(f", {words}" for words in pace),
         )
 

@@ -75,7 +75,7 @@ def start(
         environment |= commands.CREDENTIALS
         if address:
             environment["RAY_ADDRESS"] = address
-        flags = ("--endpoint-url", server.url, *flags)
+        flags = ("--endpoint-url", server.url, "--allow", f"s3://{BUCKET}", *flags)
         command = commands.encoding(images or pictures.manifest, output, encoder, *flags)
         return commands.running(
             [*prefix, *command], environment=environment, log=tmp_path / f"log-{count}.txt"

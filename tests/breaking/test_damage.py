@@ -30,12 +30,16 @@ def uris(manifest: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run(ray_local, encoder: str) -> Callable[..., dict[str, Any]]:
+def run(ray_local, encoder: str, pictures) -> Callable[..., dict[str, Any]]:
     """Run the job in this process."""
 
     def job(images: Path, output: Path, **flags: Any) -> dict[str, Any]:
         config = encode_images.Config(
-            images=str(images), output=str(output), encoder=encoder, **flags
+            images=str(images),
+            output=str(output),
+            encoder=encoder,
+            allow=(str(pictures.folder),),
+            **flags,
         )
         return encode_images.main(config)
 

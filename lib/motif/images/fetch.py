@@ -10,7 +10,7 @@ import functools
 import queue
 import stat
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from tenacity import (
 )
 
 from motif import storage
+from motif.images.allowed import Allowed
 from motif.images.fetch_errors import FetchError, classify
 
 # Full jitter: a wait is uniform between 0 and 0.5 s, then 1 s, 2 s, ...
@@ -34,6 +35,9 @@ BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)
 # AWS advises to ask again for a small object that has not been answered after 2 s. Each attempt
 # waits twice as long as the one before, so that a store that is slow at everything is served too.
 FIRST_ANSWER_SECONDS = 2.0
+
+Permit = Callable[[], Awaitable[None]]
+"""Awaited before each object of a store is read for the first time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +57,12 @@ class FetchLimits:
 
     An object larger than this is read while nothing else is.
     """
+    allowed: Allowed | None = None
+    """What may be read; None for all, where a person names each image."""
 
 
 DEFAULT_LIMITS = FetchLimits()
+OUTSIDE = "outside the manifest's own folder or bucket: name its place with --allow to read it"
 
 
 def fetch(uri: str, *, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
@@ -79,9 +86,14 @@ def fetch_all(
 
 
 def fetch_stream(
-    uris: Sequence[str], limits: FetchLimits = DEFAULT_LIMITS
+    uris: Sequence[str], limits: FetchLimits = DEFAULT_LIMITS, permit: Permit | None = None
 ) -> Generator[tuple[int, bytes | FetchError], None, None]:
     """Read many objects at once, and ahead of the consumer.
+
+    Args:
+        uris: What to read.
+        limits: Bounds.
+        permit: Holds reading of a store back, so that it is not asked for more than it may be.
 
     Yields:
         Index into `uris`, and the bytes or the failure, as they complete; each index once. Reading
@@ -97,7 +109,7 @@ def fetch_stream(
             async with asyncio.TaskGroup() as group:
                 remaining = iter(enumerate(uris))
                 for _ in range(min(limits.in_flight, len(uris))):
-                    group.create_task(_read_some(remaining, limits, room, done.put))
+                    group.create_task(_read_some(remaining, limits, permit, room, done.put))
         finally:
             done.put(None)
             ended.set()
@@ -117,12 +129,15 @@ def fetch_stream(
 async def _read_some(
     remaining: Iterator[tuple[int, str]],
     limits: FetchLimits,
+    permit: Permit | None,
     room: "_Room",
     put: Callable[[tuple[int, bytes | FetchError]], None],
 ) -> None:
     reader = _reader(asyncio.get_running_loop(), limits.in_flight, storage.s3_endpoint())
     for index, uri in remaining:
         await room.until_open()
+        if permit is not None and storage.scheme(uri) == "s3":
+            await permit()  # not within the time that an object may take
         while True:
             try:
                 result = await reader.read(uri, limits, functools.partial(room.hold, index))
@@ -245,6 +260,8 @@ class _Reader:
         """
         if storage.scheme(uri) not in storage.SCHEMES:
             return FetchError("denied", "only local paths and s3:// are read")
+        if limits.allowed is not None and not limits.allowed.holds(uri):
+            return FetchError("denied", OUTSIDE)
         tries = 0
         async with self._slots:
             try:

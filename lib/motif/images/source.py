@@ -236,7 +236,7 @@ def _listing(template: str) -> list[Piece]:
     """Share out the creators' folders of a template, which many tasks then list."""
     template = storage.absolute(template)
     pattern(template)
-    root, level = _root(template)
+    root, level = root_of(template)
     if storage.scheme(template) == "s3" and not root.startswith("s3://"):
         raise InputError(f"--images {template}: name the bucket, without {CREATOR} or wildcards")
     fs, path = storage.open_filesystem(root)
@@ -273,7 +273,7 @@ def _name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _root(template: str) -> tuple[str, str]:
+def root_of(template: str) -> tuple[str, str]:
     """Return the folder above a template's first wildcard, and the part that holds that."""
     parts = template.split("/")
     first = next(i for i, part in enumerate(parts) if re.search(r"[*?]|\{creator_id\}", part))

@@ -28,9 +28,10 @@ from motif.encoder.source import resolve
 from motif.errors import MotifError, NoProgress, SpaceError
 from motif.images.fetch import FetchLimits
 from motif.images.plan import Request
-from motif.on_ray import fetch_and_decode, session, stage_rows
+from motif.on_ray import fetch_and_decode, metrics, session, stage_rows
 from motif.on_ray.plan import Segment
 from motif.on_ray.pulse import Pulse
+from motif.on_ray.throttle import Throttle
 from motif.progress import Progress, StageCounts
 from motif.space import Space
 
@@ -59,29 +60,41 @@ class Resources:
     encoders: int
     writers: int
     gpus_per_encoder: float
+    share: float = 1.0
+    """Of the cluster, in (0, 1]: what is left is for other jobs."""
 
     @classmethod
-    def of_cluster(cls, *, encoders_per_gpu: int) -> "Resources":
+    def of_cluster(cls, *, encoders_per_gpu: int, share: float = 1.0) -> "Resources":
         """Look at the cluster as it is now.
+
+        Args:
+            encoders_per_gpu: Processes on each.
+            share: Of its CPUs and GPUs that the run may take, in (0, 1]; at least one of each.
 
         Raises:
             InputError: It cannot hold the plan; Ray would wait for ever.
         """
         have = ray.cluster_resources()
-        gpus = int(have.get("GPU", 0))
+        gpus = _part(int(have.get("GPU", 0)), share)
         # Without GPUs, one encoder on every node: its threads take all cores.
-        encoders = gpus * encoders_per_gpu or session.cpu_nodes()
+        encoders = gpus * encoders_per_gpu or _part(session.cpu_nodes(), share)
         writers = encoders * (WRITERS_PER_GPU_ENCODER if gpus else 1)
         session.require(
             cpus=DECODE_CPUS + encoders * ENCODER_CPUS + writers * WRITER_CPUS, what="encoding"
         )
         return cls(
-            cpus=int(have.get("CPU", 1)),
+            cpus=max(1, _part(int(have.get("CPU", 1)), share)),
             gpus=gpus,
             encoders=encoders,
             writers=writers,
             gpus_per_encoder=1 / encoders_per_gpu if gpus else 0,
+            share=share,
         )
+
+    @property
+    def decoders(self) -> int | None:
+        """Tasks that decode at once; None for as many as there is room for, now or later."""
+        return None if self.share == 1 else max(1, int(self.cpus / DECODE_CPUS))
 
     def batch_size(self, wanted: int) -> int:
         """Return the images of a batch; `wanted` 0 chooses."""
@@ -95,6 +108,11 @@ class Resources:
     def part_rows(self, images: int) -> int:
         """Return the images of a staged file: small ones lose little when a run is cut off."""
         return min(max(images // 64, MIN_PART), MAX_PART)
+
+
+def _part(count: int, share: float) -> int:
+    """Return a share of some, at least one where there is one."""
+    return max(min(count, 1), int(count * share + 1e-9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +209,7 @@ def run_pipeline(
     part_rows: int,
     limits: FetchLimits,
     full_decode: bool,
+    reads_per_second: float | None,
     stall_seconds: float,
     between: Callable[[], None],
 ) -> None:
@@ -216,10 +235,12 @@ def run_pipeline(
                 limits=limits,
                 full_decode=full_decode,
                 pulse=pulse,
+                throttle=Throttle.start(reads_per_second) if reads_per_second else None,
             ).__call__,
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=DECODE_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=resources.decoders),
         )
         .map_batches(
             EncodeImages,
@@ -232,7 +253,7 @@ def run_pipeline(
             compute=ray.data.ActorPoolStrategy(
                 min_size=resources.encoders,
                 # A cluster that grows GPUs gets encoders for them; CPUs have all they can use.
-                max_size=None if resources.gpus else resources.encoders,
+                max_size=None if resources.gpus and resources.share == 1 else resources.encoders,
             ),
         )
         .map_batches(
@@ -243,13 +264,18 @@ def run_pipeline(
             num_cpus=WRITER_CPUS,
             compute=ray.data.ActorPoolStrategy(
                 min_size=resources.writers,
-                max_size=resources.writers * (MOST_WRITERS if resources.gpus else 1),
+                max_size=resources.writers
+                * (MOST_WRITERS if resources.gpus and resources.share == 1 else 1),
             ),
         )
     )
 
+    metrics.show(metrics.PLANNED, progress.planned)
+    metrics.show(metrics.ENCODERS, resources.encoders)
+
     def each_second() -> None:
         progress.tick()
+        metrics.show(metrics.WAITING, progress.planned - progress.done)
         between()
 
     with contextlib.closing(_watched(dataset, pulse, stall_seconds, each_second)) as rows:

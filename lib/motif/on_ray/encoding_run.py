@@ -36,8 +36,14 @@ LOCK_CHECK_SECONDS = 30.0
 class EncodingRun:
     """A run, from its plan to the record that it leaves."""
 
-    def __init__(self, preparation: Preparation, recorder: run.Recorder) -> None:
+    def __init__(
+        self,
+        preparation: Preparation,
+        recorder: run.Recorder,
+        interrupt: Callable[[], None] = lambda: None,
+    ) -> None:
         self._preparation, self._recorder = preparation, recorder
+        self._interrupt = interrupt
 
     def perform(self, held: Held) -> dict[str, Any]:
         """Do it, and return run.json.
@@ -58,7 +64,12 @@ class EncodingRun:
         update.sweep(output, current)
         scratch = storage.join(output, staging.FOLDER, f"plan-{self._recorder.run_id}")
         request = preparation.request(scratch)
-        between = _now_and_then(held.check, LOCK_CHECK_SECONDS)
+        check_lock = _now_and_then(held.check, LOCK_CHECK_SECONDS)
+
+        def between() -> None:
+            self._interrupt()
+            check_lock()
+
         with self._recorder.timed("plan"):
             try:
                 made = preparation.plan(request, between)
@@ -156,6 +167,7 @@ class EncodingRun:
             writers=resources.writers,
             price_per_hour=self._preparation.options.price_per_hour,
             max_failed_fraction=self._limit(made),
+            there_already=made.total("held") + made.total("staged"),
         )
 
     def _encode_and_settle(
@@ -239,6 +251,7 @@ class EncodingRun:
             part_rows=resources.part_rows(pending),
             limits=options.limits,
             full_decode=options.full_decode,
+            reads_per_second=options.reads_per_second,
             stall_seconds=options.stall_seconds,
             between=between,
         )

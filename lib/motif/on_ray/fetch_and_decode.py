@@ -18,6 +18,7 @@ from motif.images.plan import Request
 from motif.images.preprocess import to_pixels, wanted_side
 from motif.on_ray.plan import Segment
 from motif.on_ray.pulse import Pulse
+from motif.on_ray.throttle import Throttle
 from motif.space import Preprocess
 
 # On a machine that also encodes, the encoder goes first: decoding fills the time that it leaves.
@@ -38,6 +39,7 @@ class FetchAndDecode:
     limits: FetchLimits
     full_decode: bool
     pulse: Pulse
+    throttle: Throttle | None = None
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Decode what has arrived while the next objects are on their way."""
@@ -51,7 +53,8 @@ class FetchAndDecode:
         waited = decoded = 0.0
         self.pulse.beat("decode", 0, uris[0])
         start = time.perf_counter()
-        for number, (place, data) in enumerate(fetch_stream(uris, self.limits), start=1):
+        permit = self.throttle.take if self.throttle is not None else None
+        for number, (place, data) in enumerate(fetch_stream(uris, self.limits, permit), start=1):
             arrived = time.perf_counter()
             records.append(self._decode(data))
             places.append(place)
@@ -75,6 +78,7 @@ class FetchAndDecode:
                 *((name, pa.string()) for name in ("content_hash", "perceptual_hash")),
                 *((name, pa.string()) for name in ("stage", "error_class", "message")),
                 ("attempts", pa.int32()),
+                ("fetched_bytes", pa.int64()),
             ]
         )
         for field, column in zip(
@@ -93,8 +97,10 @@ class FetchAndDecode:
         try:
             decoded = decode(data, shortest_side=side)
         except DecodeError as error:
-            return failure("decode", error.error_class, error.message)
+            found = failure("decode", error.error_class, error.message)
+            return {**found, "fetched_bytes": len(data)}
         return {
+            "fetched_bytes": len(data),
             "pixels": to_pixels(decoded.image, self.preprocess).tobytes(),
             "content_hash": decoded.content_hash,
             "perceptual_hash": decoded.perceptual_hash,

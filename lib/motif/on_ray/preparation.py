@@ -43,6 +43,8 @@ class Options:
     overwrite: bool
     stall_seconds: float
     price_per_hour: float | None
+    cluster_share: float = 1.0
+    reads_per_second: float | None = None
 
 
 class Preparation:
@@ -168,7 +170,9 @@ class Preparation:
 
     def resources(self) -> Resources:
         """Return what the cluster has for the run."""
-        return Resources.of_cluster(encoders_per_gpu=self.options.encoders_per_gpu)
+        return Resources.of_cluster(
+            encoders_per_gpu=self.options.encoders_per_gpu, share=self.options.cluster_share
+        )
 
     def encoder_settings(self) -> EncoderSettings:
         """Return how each actor loads its encoder."""

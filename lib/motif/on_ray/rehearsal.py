@@ -45,6 +45,8 @@ def rehearse(preparation: Preparation, sample: int) -> dict[str, Any]:
     seconds = timing.run_seconds(
         images, cpus=resources.cpus, gpus=resources.gpus, encoders=resources.encoders
     )
+    if preparation.options.reads_per_second:
+        seconds = max(seconds, images / preparation.options.reads_per_second)
     price = preparation.options.price_per_hour
     vectors = [f.type for f in preparation.settings.schema if f.name in _VECTORS]
     row_bytes = sum(t.list_size * t.value_type.bit_width // 8 for t in vectors) + _OTHER_BYTES

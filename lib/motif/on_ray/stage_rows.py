@@ -3,17 +3,16 @@
 A module of its own, because decoding loads torch and the processes that write need not.
 """
 
-import functools
 import time
 from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.util.metrics
 
 from motif import schemas
 from motif.artefacts import staging
 from motif.images.plan import Request
+from motif.on_ray import metrics
 from motif.on_ray.pulse import Pulse
 
 
@@ -42,7 +41,7 @@ class StageRows:
             for stage in ("fetch", "decode", "encode")
         }
         seconds["write"] = time.perf_counter() - start
-        _measure(embedded.num_rows, classes, seconds)
+        _measure(rows, classes, seconds)
         self._pulse.beat("write", rows.num_rows, "")
         return pa.table(
             {
@@ -66,25 +65,12 @@ def _example(failed: pa.Table, classes: Counter[str]) -> str | None:
     return f"{row['uri']}: {row['message']}"
 
 
-@functools.cache
-def _images_metric() -> ray.util.metrics.Counter:
-    return ray.util.metrics.Counter(
-        "motif_images", description="Images by outcome.", tag_keys=("outcome",)
-    )
-
-
-@functools.cache
-def _seconds_metric() -> ray.util.metrics.Counter:
-    return ray.util.metrics.Counter(
-        "motif_stage_seconds", description="Busy seconds by stage.", tag_keys=("stage",)
-    )
-
-
-def _measure(embedded: int, classes: Counter[str], seconds: dict[str, float]) -> None:
-    """Add to the metrics that Ray's dashboard and Prometheus show."""
-    for outcome, count in {"embedded": embedded, **classes}.items():
-        if count:
-            _images_metric().inc(count, tags={"outcome": outcome})
+def _measure(rows: pa.Table, classes: Counter[str], seconds: dict[str, float]) -> None:
+    """Add to what Prometheus and Ray's dashboard show."""
+    metrics.add(metrics.IMAGES, rows.num_rows - classes.total(), outcome="embedded")
+    metrics.add(metrics.IMAGES, classes.total(), outcome="failed")
+    for name, count in classes.items():
+        metrics.add(metrics.FAILURES, count, error_class=name)
+    metrics.add(metrics.BYTES, pc.sum(rows["fetched_bytes"]).as_py() or 0)
     for stage, value in seconds.items():
-        if value > 0:
-            _seconds_metric().inc(value, tags={"stage": stage})
+        metrics.add(metrics.STAGE_SECONDS, value, stage=stage)
