@@ -18,9 +18,10 @@ from motif.errors import InputError
 from motif.on_ray import capacity, publishing_run, session
 from motif.on_ray.capacity import Capacity
 from motif.publishing import attributes, changes, commit, plan
-from motif.publishing.commit import Live
+from motif.publishing.commit import Tagged
 from motif.publishing.directions import Directions
-from motif.table import TableUri
+from motif.table import LIVE, TableUri
+from motif.table.layout import CANDIDATE
 
 log = logging.getLogger("motif.publish_creators")
 
@@ -45,6 +46,9 @@ class Config(Capacity):
     """Recompute every creator, and what percentiles, reliability and hubness refer to."""
     max_hit_rate_drop: float = 0.02
     """A version whose hit rate on held-out creators is lower by more does not go live."""
+    candidate: bool = False
+    """Check the version against the live one and tag it `candidate`, but leave readers where they
+    are; `motif promote` makes it live. So two spaces can be in one table."""
     encoder: str = ""
     """Where to load the text encoder from, if not from where EMBEDDINGS had it."""
     single_writer: bool = False
@@ -87,22 +91,24 @@ def main(config: Config) -> dict[str, Any]:
     words = read_adjectives(config.adjectives)
     joined = attributes.read(config.attributes) if config.attributes else None
     if config.dry_run:
-        live = commit.open_live(table)
+        base = commit.open_tagged(table, tag_of(config))
         return command.show_plan(
-            plan_of(config, table, live, embeddings, checkpoint, words), as_json=config.json
+            plan_of(config, table, base, embeddings, checkpoint, words), as_json=config.json
         )
     session.connect()
     capacity.wait_for(config)
     with lock.hold(
         table.beside(), run_id=recorder.run_id, single_writer=config.single_writer
     ) as held:
-        live = commit.open_live(table)
+        base = commit.open_tagged(table, tag_of(config))
         with recorder.timed("directions"):
-            directions = directions_of(config, table, live, embeddings, words)
+            directions = directions_of(config, table, base, embeddings, words)
         job = publishing_run.PublishingRun(
             table=table,
-            live=live,
-            mode=mode_of(config, live, embeddings, checkpoint),
+            tag=tag_of(config),
+            base=base,
+            live=commit.open_tagged(table),
+            mode=mode_of(config, base, embeddings, checkpoint),
             embeddings=embeddings,
             checkpoint=checkpoint,
             directions=directions,
@@ -114,12 +120,17 @@ def main(config: Config) -> dict[str, Any]:
         return job.run()
 
 
+def tag_of(config: Config) -> str:
+    """Return the tag that the new version is to have."""
+    return CANDIDATE if config.candidate else LIVE
+
+
 def mode_of(
-    config: Config, live: Live | None, embeddings: Embeddings, checkpoint: Checkpoint
+    config: Config, base: Tagged | None, embeddings: Embeddings, checkpoint: Checkpoint
 ) -> plan.Mode:
     """Return how to publish."""
     return plan.choose(
-        live,
+        base,
         embeddings,
         checkpoint,
         full=config.full,
@@ -130,20 +141,20 @@ def mode_of(
 def directions_of(
     config: Config,
     table: TableUri,
-    live: Live | None,
+    base: Tagged | None,
     embeddings: Embeddings,
     words: list[str],
 ) -> Directions:
-    """Return the adjectives' directions: those of the live version, and the encoder's for new ones.
+    """Return the adjectives' directions: those of the version before, the encoder's for new ones.
 
     Raises:
         SpaceError: The text encoder is not the one of EMBEDDINGS.
     """
     known: Directions | None = None
-    if live is not None and "directions" in live.metadata:
-        encoder_space = live.metadata["space"]["encoder"]["fingerprint"]
+    if base is not None and "directions" in base.metadata:
+        encoder_space = base.metadata["space"]["encoder"]["fingerprint"]
         if encoder_space == embeddings.space.fingerprint:
-            known = Directions.read(table, live.metadata["directions"])
+            known = Directions.read(table, base.metadata["directions"])
     new = [word for word in words if known is None or word not in known.adjectives]
     if not new:
         assert known is not None
@@ -179,13 +190,13 @@ def read_adjectives(uri: str) -> list[str]:
 def plan_of(
     config: Config,
     table: TableUri,
-    live: Live | None,
+    base: Tagged | None,
     embeddings: Embeddings,
     checkpoint: Checkpoint,
     words: list[str],
 ) -> dict[str, Any]:
     """Return what `--dry-run` says."""
-    mode = mode_of(config, live, embeddings, checkpoint)
+    mode = mode_of(config, base, embeddings, checkpoint)
     creators = embeddings.counts["creators"]
     floats = checkpoint.config.dim + embeddings.space.dim + 2 * len(words)
     found: dict[str, Any] = {
@@ -202,9 +213,9 @@ def plan_of(
         "table_exists": storage.exists(table.uri),
         "estimated_table_bytes": creators * floats * 4,
     }
-    if live is not None and mode.kind == plan.INCREMENTAL:
-        assert live.publish is not None
-        changed = changes.changed_buckets(embeddings, live.publish["parts"])
+    if base is not None and mode.kind == plan.INCREMENTAL:
+        assert base.publish is not None
+        changed = changes.changed_buckets(embeddings, base.publish["parts"])
         found["buckets_to_look_at"] = f"{len(changed)} of {embeddings.buckets}"
     return found
 

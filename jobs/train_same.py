@@ -143,7 +143,11 @@ def main(config: Config) -> dict[str, Any]:
             "same_sha256": digest,
             "encoder": embeddings.space.to_json(),
         },
-        trained_on={"uri": embeddings.uri, "run_id": embeddings.snapshot.run_id},
+        trained_on={
+            "uri": embeddings.uri,
+            "run_id": embeddings.snapshot.run_id,
+            "images": embeddings.counts["embedded"],
+        },
         input_column=plan.input_column,
         architecture=metrics["architecture"],
         reason=metrics["reason"],

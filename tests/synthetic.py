@@ -243,7 +243,7 @@ def publish(
         commit.publish_uri(where, run_id),
         {**told, "counts": {"creators": planned}, "model": opened.uri, "parts": []},
     )
-    commit.go_live(where, version.version)
+    commit.tag(where, "live", version.version)
     return {"version": version.version, "rows": planned}
 
 

@@ -84,7 +84,7 @@ def _write(table: TableUri, creators: int) -> dict[str, float]:
     written = time.perf_counter()
     commit.overwrite(table, schema, fragments, planned=creators)
     commit.index(table)
-    commit.go_live(table, lance.dataset(table.uri).version)
+    commit.tag(table, "live", lance.dataset(table.uri).version)
     return {"write": written - began, "index": time.perf_counter() - written}
 
 

@@ -1,4 +1,4 @@
-"""`motif versions`, `rollback`, `cleanup`, `erase`: a table's versions, and being forgotten."""
+"""`motif versions`, `promote`, `rollback`, `cleanup`, `erase`: versions, and being forgotten."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from motif.artefacts import erased
 from motif.erasure import Request, erase
 from motif.errors import InputError
 from motif.table import versions
-from motif.table.layout import TableUri
+from motif.table.layout import CANDIDATE, TableUri
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 """A flag that may be given several times, with one value each."""
@@ -60,22 +60,45 @@ class Versions(_OfTable):
 class Rollback(_OfTable):
     """Make another published version the one that readers see."""
 
-    to: int
-    """The version's number, from `motif versions`."""
+    to: str
+    """The version's number or tag, from `motif versions`."""
     single_writer: bool = False
     """Do without the lock, on storage without conditional writes."""
 
     def perform(self) -> dict[str, Any]:
         """Move the tag, and return what was done."""
         where = TableUri.parse(self.table)
-        return versions.rollback(where, self.to, single_writer=self.single_writer)
+        number = self.to.isascii() and self.to.isdigit()
+        to = int(self.to) if number else self.to
+        return versions.rollback(where, to, single_writer=self.single_writer)
 
     def run(self) -> None:
         """Move the tag and write."""
         done = self.perform()
-        before, rows = done["from_version"], done["rows"]
-        text = f"live is version {self.to} with {rows:,} creators; it was {before or 'none'}\n"
-        self._write(done, text)
+        self._write(done, _moved(done))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote(_OfTable):
+    """Make a candidate, such as a backfill's, the version that readers see."""
+
+    tag: str = CANDIDATE
+    """Of the version, from `motif versions`."""
+    single_writer: bool = False
+    """Do without the lock, on storage without conditional writes."""
+
+    def perform(self) -> dict[str, Any]:
+        """Move the tag, and return what was done."""
+        where = TableUri.parse(self.table)
+        return versions.promote(where, self.tag, single_writer=self.single_writer)
+
+    def run(self) -> None:
+        """Move the tag and write."""
+        done = self.perform()
+        back = ""
+        if done["from_version"] is not None:
+            back = f"to go back: motif rollback --table {self.table} --to {done['from_version']}\n"
+        self._write(done, _moved(done) + back)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,12 +203,18 @@ class Erase(_Command):
         return [line for line in text.splitlines() if line]
 
 
-SUBCOMMANDS: dict[str, type[Versions | Rollback | Cleanup | Erase]] = {
+SUBCOMMANDS: dict[str, type[Versions | Promote | Rollback | Cleanup | Erase]] = {
     "versions": Versions,
+    "promote": Promote,
     "rollback": Rollback,
     "cleanup": Cleanup,
     "erase": Erase,
 }
+
+
+def _moved(done: dict[str, Any]) -> str:
+    before = done["from_version"] or "none"
+    return f"live is version {done['to_version']} with {done['rows']:,} creators; it was {before}\n"
 
 
 def parse_age(text: str) -> timedelta:

@@ -49,3 +49,15 @@ class NoProgress(MotifError):
     """The run stood still for longer than it may; the message says what is stuck."""
 
     exit_code = 6
+
+
+class DeadlinePassed(MotifError):
+    """The run took longer than it may; what it did is kept."""
+
+    exit_code = 7
+
+
+class Stopped(MotifError):
+    """The process was told to end; what it did is kept."""
+
+    exit_code = 143

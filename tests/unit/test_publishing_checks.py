@@ -147,7 +147,7 @@ def test_a_merge_that_does_not_do_what_it_says_is_an_error_and_leaves_live(table
     assert counts == {"inserted": 0, "updated": 7, "deleted": 1}
     assert newest(table).count_rows() == 39
     assert newest(table).tags.list()[LIVE]["version"] == live
-    opened = commit.open_live(TableUri.parse(str(table)))
+    opened = commit.open_tagged(TableUri.parse(str(table)))
     assert opened is not None
     assert commit.begin_from(TableUri.parse(str(table)), opened).count_rows() == 40
 

@@ -15,7 +15,7 @@ from motif.model import PaperNetwork, SameNetwork, WhitenedEmbedding
 from motif.space import Space
 from motif.whitening import Whitening
 
-ARTEFACT = "same_checkpoint"
+ARTEFACT = run.CHECKPOINT
 OWNED = ("model.safetensors", "config.json", "metrics.json", "_train")
 
 

@@ -23,6 +23,8 @@ from motif.errors import InputError, OutputError
 log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+CHECKPOINT = "same_checkpoint"
+"""The kind of artefact that a SAME checkpoint is."""
 UNFINISHED_FILE = "_unfinished.json"
 STAGING_FOLDER = "_staging"
 _HALF_WRITTEN = re.compile(r"\.(run|_unfinished)\.json\.[0-9a-f]{8}\.tmp")
@@ -175,6 +177,10 @@ class Recorder:
     started_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    def told_config(self) -> dict[str, Any]:
+        """Return the configuration as it is on record."""
+        return dataclasses.asdict(self.config)
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Time one step of the job, in wall-clock seconds; what comes again is added."""
@@ -206,7 +212,7 @@ class Recorder:
             "run_id": self.run_id,
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "finished_at": finished.isoformat(timespec="seconds"),
-            "config": dataclasses.asdict(self.config),
+            "config": self.told_config(),
             "space": space,
             "counts": counts,
             "seconds": self.seconds,

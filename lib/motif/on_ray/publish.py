@@ -17,7 +17,7 @@ from motif.artefacts.erased import Erased
 from motif.on_ray import session, tasks
 from motif.publishing import changes, commit, rows, staging
 from motif.publishing.changes import BucketWork, Changes
-from motif.publishing.commit import Live
+from motif.publishing.commit import Tagged
 from motif.publishing.rows import Completion, HeldOut
 from motif.table.layout import TableUri
 
@@ -26,10 +26,10 @@ log = logging.getLogger("motif.publish")
 STALL_SECONDS = 3600.0
 
 
-def find_changes(embeddings: Embeddings, live: Live) -> Changes:
-    """Return what has changed since `live` was published, looking only at changed buckets."""
-    assert live.publish is not None
-    published = live.publish["parts"]
+def find_changes(embeddings: Embeddings, since: Tagged) -> Changes:
+    """Return what has changed since a version was published, looking only at changed buckets."""
+    assert since.publish is not None
+    published = since.publish["parts"]
     same_cut = len(published) == embeddings.buckets
     changed = changes.changed_buckets(embeddings, published)
     shared = ray.put(embeddings)
@@ -44,7 +44,7 @@ def find_changes(embeddings: Embeddings, live: Live) -> Changes:
     )
     digests = pa.table({"creator_id": pa.array([], pa.string()), "images_digest": []})
     if any("digests" in one for one in found):
-        digests = live.dataset.to_table(columns=["creator_id", "images_digest"])
+        digests = since.dataset.to_table(columns=["creator_id", "images_digest"])
     return changes.compare(found, digests, embeddings.buckets)
 
 

@@ -1,6 +1,7 @@
 """One publish from beginning to end: draft, fit or keep the population, commit, check, go live."""
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +17,17 @@ from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.lock import Held
 from motif.artefacts.run import Recorder
 from motif.errors import ChecksFailed
-from motif.on_ray import publish
+from motif.on_ray import metrics, publish
 from motif.publishing import changes, checks, commit, plan, population, rows, staging
 from motif.publishing.attributes import Attributes
 from motif.publishing.changes import Changes
 from motif.publishing.checks import Check
-from motif.publishing.commit import Live
+from motif.publishing.commit import Tagged
 from motif.publishing.directions import Directions, dependence_in_short
 from motif.publishing.plan import Mode
 from motif.publishing.population import Population
 from motif.publishing.rows import Completion, HeldOut
-from motif.table.layout import TableUri
+from motif.table.layout import LIVE, TableUri
 
 log = logging.getLogger("motif.publish")
 
@@ -36,7 +37,12 @@ class PublishingRun:
     """What a publish is given; the table's lock is held."""
 
     table: TableUri
-    live: Live | None
+    tag: str
+    """`live`, or where a version waits to be promoted."""
+    base: Tagged | None
+    """The tag's version, which an incremental publish begins from."""
+    live: Tagged | None
+    """What readers see, which the new version must be as good as."""
     mode: Mode
     embeddings: Embeddings
     checkpoint: Checkpoint
@@ -57,10 +63,11 @@ class PublishingRun:
         with self.recorder.timed("changes"):
             found = self._changes()
         if self._is_up_to_date(found):
-            log.info("%s: `live`, version %d, is up to date", self.table.uri, self._since.version)
+            told = (self.table.uri, self.tag, self._since.version)
+            log.info("%s: `%s`, version %d, is up to date", *told)
             return {**self._published, "up_to_date": True}
         folder = staging.folder_of(
-            self.table, plan.staging_plan(self.mode, self.live, self.embeddings, self.checkpoint)
+            self.table, plan.staging_plan(self.mode, self.base, self.embeddings, self.checkpoint)
         )
         held_out = self._held_out()
         lists = (erased.load(self.table.beside()), erased.load(self.embeddings.uri))
@@ -116,7 +123,8 @@ class PublishingRun:
             refit_population=self.mode.refit,
             table=self.table.uri,
             table_version=version.version,
-            since_version=self.live.version if self.live else None,
+            tag=self.tag,
+            since_version=self.base.version if self.base else None,
             embeddings=self.embeddings.uri,
             embeddings_run_id=self.embeddings.snapshot.run_id,
             parts=changes.parts_of(self.embeddings),
@@ -131,11 +139,15 @@ class PublishingRun:
             checks=[check.to_json() for check in results],
         )
         self.held.check()
-        commit.go_live(self.table, version.version)
+        commit.tag(self.table, self.tag, version.version)
+        if self.tag == LIVE:
+            metrics.show(metrics.VERSION, version.version, table=self.table.uri)
+            metrics.show(metrics.PUBLISHED, time.time(), table=self.table.uri)
         staging.clear(self.table)
         log.info(
-            "%s: `live` is version %d with %s creators, %s recomputed",
+            "%s: `%s` is version %d with %s creators, %s recomputed",
             self.table.uri,
+            self.tag,
             version.version,
             f"{finished['counts']['creators']:,}",
             f"{len(drafted):,}",
@@ -156,7 +168,7 @@ class PublishingRun:
 
     def _renew_attributes(self) -> bool:
         before = (
-            self.live.publish.get("attributes_digest") if self.live and self.live.publish else None
+            self.base.publish.get("attributes_digest") if self.base and self.base.publish else None
         )
         return before != (self.attributes.digest if self.attributes else None)
 
@@ -238,15 +250,15 @@ class PublishingRun:
 
     @property
     def _published(self) -> dict[str, Any]:
-        """The record of the live publish."""
-        return (self.live.publish if self.live else None) or {}
+        """The record of the publish before."""
+        return (self.base.publish if self.base else None) or {}
 
     @property
-    def _since(self) -> Live:
+    def _since(self) -> Tagged:
         """The version that an incremental publish begins from."""
-        if self.live is None:
-            raise AssertionError("an incremental publish without a live version")
-        return self.live
+        if self.base is None:
+            raise AssertionError("an incremental publish without a version before it")
+        return self.base
 
     def _halves(
         self, folder: str, buckets: list[int], drafted: list[str], gone: list[str]
@@ -258,16 +270,16 @@ class PublishingRun:
                 *staging.read_halves(folder, buckets),
             ]
         )
-        before = self._live_halves()
+        before = self._halves_of(self.base)
         if self.mode.kind == plan.INCREMENTAL and before is not None:
             stale = pc.is_in(before["creator_id"], pa.array([*drafted, *gone], pa.string()))
             new = pa.concat_tables([new, before.filter(pc.invert(stale))])
         return new.sort_by("creator_id")
 
-    def _live_halves(self) -> pa.Table | None:
-        if self.live is None:
+    def _halves_of(self, version: Tagged | None) -> pa.Table | None:
+        if version is None:
             return None
-        uri = _halves_uri(self.table, self.live.metadata["run_id"])
+        uri = _halves_uri(self.table, version.metadata["run_id"])
         return storage.read_parquet(uri) if storage.exists(uri) else None
 
     def _planned_rows(self, drafted: list[str], gone: list[str], erased_any: bool) -> int:
@@ -294,7 +306,7 @@ class PublishingRun:
             checks.vectors(version, new),
             checks.indices(version),
             checks.queries(version, drafted),
-            checks.quality(halves, self._live_halves(), tolerance=self.max_hit_rate_drop),
+            checks.quality(halves, self._halves_of(self.live), tolerance=self.max_hit_rate_drop),
         ]
         if self._same_space():
             results.append(self._drift(version))
@@ -305,15 +317,15 @@ class PublishingRun:
 
     def _same_space(self) -> bool:
         return (
-            self.live is not None
-            and "images_digest" in self.live.dataset.schema.names
-            and self.live.metadata["space"]["fingerprint"] == self.checkpoint.fingerprint
+            self.base is not None
+            and "images_digest" in self.base.dataset.schema.names
+            and self.base.metadata["space"]["fingerprint"] == self.checkpoint.fingerprint
         )
 
     def _drift(self, version: lance.LanceDataset) -> Check:
         columns = ["creator_id", "images_digest", "same"]
-        live = self._since.dataset
-        sample = live.sample(min(checks.DRIFT_SAMPLE, live.count_rows()), columns=columns)
+        before = self._since.dataset
+        sample = before.sample(min(checks.DRIFT_SAMPLE, before.count_rows()), columns=columns)
         wanted = pc.field("creator_id").isin(sample["creator_id"].to_pylist())
         return checks.drift(version.to_table(columns=columns, filter=wanted), sample)
 

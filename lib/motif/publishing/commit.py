@@ -34,8 +34,8 @@ _MOST_BITMAPS = 1000
 
 
 @dataclass(frozen=True)
-class Live:
-    """The version that readers see."""
+class Tagged:
+    """A published version: the one that readers see, or a candidate."""
 
     dataset: lance.LanceDataset
     metadata: dict[str, Any]
@@ -73,21 +73,21 @@ def require_ours(table: TableUri) -> None:
         )
 
 
-def open_live(table: TableUri) -> Live | None:
-    """Return the version that readers see; None before the first publish has finished."""
+def open_tagged(table: TableUri, tag: str = LIVE) -> Tagged | None:
+    """Return the version of a tag; None before the first publish to it has finished."""
     fs, path = storage.open_filesystem(table.uri)
     fs.invalidate_cache()
     if not fs.exists(path) or is_unfinished(table):
         return None
     latest = _open(table)
-    if LIVE not in latest.tags.list():
+    if tag not in latest.tags.list():
         return None
-    dataset = latest.checkout_version(LIVE)
+    dataset = latest.checkout_version(tag)
     metadata = metadata_of(dataset.schema)
     if metadata is None:
         return None
     uri = publish_uri(table, metadata["run_id"])
-    return Live(dataset, metadata, storage.read_json(uri) if storage.exists(uri) else None)
+    return Tagged(dataset, metadata, storage.read_json(uri) if storage.exists(uri) else None)
 
 
 def publish_uri(table: TableUri, run_id: str) -> str:
@@ -135,12 +135,12 @@ def overwrite(
     )
 
 
-def begin_from(table: TableUri, live: Live) -> lance.LanceDataset:
-    """Return the latest version, which is made equal to `live` if a run was cut off after it."""
+def begin_from(table: TableUri, base: Tagged) -> lance.LanceDataset:
+    """Return the latest version, which is made equal to `base` if others came after it."""
     latest = _open(table)
-    if latest.version == live.version:
+    if latest.version == base.version:
         return latest
-    latest.checkout_version(live.version).restore()  # on a handle of its own, which it moves
+    latest.checkout_version(base.version).restore()  # on a handle of its own, which it moves
     return _open(table)
 
 
@@ -325,7 +325,7 @@ def require_still_ours(table: TableUri, run_id: str) -> lance.LanceDataset:
     return latest
 
 
-def go_live(table: TableUri, version: int) -> None:
-    """Move the tag: from here on, readers see the version."""
+def tag(table: TableUri, name: str, version: int) -> None:
+    """Move a tag; if it is `live`, readers see the version from here on."""
     tags = _open(table).tags
-    (tags.update if LIVE in tags.list() else tags.create)(LIVE, version)
+    (tags.update if name in tags.list() else tags.create)(name, version)

@@ -6,7 +6,7 @@ from typing import Any
 from motif import schemas
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
-from motif.publishing.commit import Live
+from motif.publishing.commit import Tagged
 
 FULL, INCREMENTAL = "full", "incremental"
 
@@ -23,47 +23,47 @@ class Mode:
 
 
 def choose(
-    live: Live | None,
+    base: Tagged | None,
     embeddings: Embeddings,
     checkpoint: Checkpoint,
     *,
     full: bool,
     refit_population: bool,
 ) -> Mode:
-    """Choose from what `live` was made of.
+    """Choose from what the version before was made of.
 
     Args:
-        live: What readers see.
+        base: What is published under the tag, which is mostly `live`.
         embeddings: To be published.
         checkpoint: SAME.
         full: Asked for: everybody, with the population as it is.
         refit_population: Asked for: everybody, and the population anew.
     """
-    if live is None:
+    if base is None:
         return Mode(FULL, True, "nothing was published yet")
-    if live.metadata.get("schema_version") != schemas.CREATORS_VERSION:
+    if base.metadata.get("schema_version") != schemas.CREATORS_VERSION:
         return Mode(FULL, True, "the table was published in an older form")
-    if live.metadata["space"]["fingerprint"] != checkpoint.fingerprint:
+    if base.metadata["space"]["fingerprint"] != checkpoint.fingerprint:
         return Mode(FULL, True, "the model is another one")
     if refit_population:
         return Mode(FULL, True, "--refit-population")
     if full:
         return Mode(FULL, False, "--full")
-    if live.publish is None:
-        return Mode(FULL, False, "the record of the live publish is gone")
-    if live.publish["embeddings"] != embeddings.uri:
+    if base.publish is None:
+        return Mode(FULL, False, "the record of the publish before is gone")
+    if base.publish["embeddings"] != embeddings.uri:
         return Mode(FULL, False, "--embeddings is another artefact")
-    return Mode(INCREMENTAL, False, f"since version {live.version}")
+    return Mode(INCREMENTAL, False, f"since version {base.version}")
 
 
 def staging_plan(
-    mode: Mode, live: Live | None, embeddings: Embeddings, checkpoint: Checkpoint
+    mode: Mode, base: Tagged | None, embeddings: Embeddings, checkpoint: Checkpoint
 ) -> dict[str, Any]:
     """Return what must be equal for the drafts of a publish that was cut off to be used."""
     return {
         "embeddings": [embeddings.uri, embeddings.snapshot.run_id],
         "model": checkpoint.fingerprint,
         "kind": mode.kind,
-        "since": live.metadata["run_id"] if live and mode.kind == INCREMENTAL else None,
+        "since": base.metadata["run_id"] if base and mode.kind == INCREMENTAL else None,
         "version": schemas.CREATORS_VERSION,
     }

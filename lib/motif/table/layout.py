@@ -24,6 +24,8 @@ from motif import storage
 from motif.errors import InputError
 
 LIVE = "live"
+CANDIDATE = "candidate"
+"""Tag of a version that was checked and waits to be promoted."""
 METADATA_KEY = b"motif"
 SUFFIX = ".lance"
 BESIDE = ".motif"

@@ -20,10 +20,12 @@ import lance
 from motif import storage
 from motif.artefacts import lock
 from motif.errors import InputError
-from motif.table.layout import LIVE, TableUri, is_unfinished, metadata_of
+from motif.table.layout import CANDIDATE, LIVE, TableUri, is_unfinished, metadata_of
 
 log = logging.getLogger(__name__)
 
+PREVIOUS = "previous"
+"""Tag of the version that was live before the last promotion, so that cleanup keeps it."""
 PUBLISHES, ERASURES, STAGING = "publishes", "erasures", "staging"
 SIDECARS = (PUBLISHES, "population", "halves")
 """Folders whose files are named by a run, and through it by a version."""
@@ -129,12 +131,12 @@ def publish_records(table: TableUri) -> Iterator[tuple[str, dict[str, Any]]]:
             log.warning("%s; it is passed over", error)
 
 
-def rollback(table: TableUri, to: int, *, single_writer: bool = False) -> dict[str, Any]:
+def rollback(table: TableUri, to: int | str, *, single_writer: bool = False) -> dict[str, Any]:
     """Move the tag `live` to another version.
 
     Args:
         table: Whose.
-        to: The version's number.
+        to: The version's number, or a tag of it.
         single_writer: Do without the lock.
 
     Returns:
@@ -147,26 +149,60 @@ def rollback(table: TableUri, to: int, *, single_writer: bool = False) -> dict[s
     """
     open_latest(table)  # before the lock, which makes a folder
     with _held(table, single_writer) as held:
-        versions = {version.version: version for version in list_versions(table)}
-        target = versions.get(to)
-        if target is None:
-            raise InputError(_absent(table, to, versions.values()))
-        if target.run_id is None:
-            raise InputError(f"--to {to}: that version of {table.uri} is not one of CREATORS")
-        if not target.published:
-            raise InputError(
-                f"--to {to}: that version of {table.uri} was never published, only passed on the"
-                f" way to a publish or left by one that was cut off; {_choice(versions.values())}"
-            )
-        before = next((v.version for v in versions.values() if v.live), None)
-        if before != to:
-            held.check()
-            tags = open_version(table, None).tags
-            (tags.create if before is None else tags.update)(LIVE, to)
+        return _go_to(table, to, held)
+
+
+def promote(
+    table: TableUri, tag: str = CANDIDATE, *, single_writer: bool = False
+) -> dict[str, Any]:
+    """Let readers see the version of a tag, which goes; the one before is tagged `previous`.
+
+    Args:
+        table: Whose.
+        tag: Of a version that `publish_creators --candidate` checked.
+        single_writer: Do without the lock.
+
+    Returns:
+        As `rollback`.
+
+    Raises:
+        InputError: As `rollback`.
+        OutputHeld: A publish, or another writer, is at work.
+    """
+    if tag == LIVE:
+        raise InputError(f"--tag {tag}: that version is the live one")
+    open_latest(table)
+    with _held(table, single_writer) as held:
+        done = _go_to(table, tag, held)
+        tags = open_version(table, None).tags
+        if (before := done["from_version"]) not in (None, done["to_version"]):
+            (tags.update if PREVIOUS in tags.list() else tags.create)(PREVIOUS, before)
+        if tag != PREVIOUS:
+            tags.delete(tag)
+    return done
+
+
+def _go_to(table: TableUri, to: int | str, held: lock.Held) -> dict[str, Any]:
+    versions = {version.version: version for version in list_versions(table)}
+    target = next((v for v in versions.values() if to == v.version or to in v.tags), None)
+    if target is None:
+        raise InputError(_absent(table, to, versions.values()))
+    if target.run_id is None:
+        raise InputError(f"--to {to}: that version of {table.uri} is not one of CREATORS")
+    if not target.published:
+        raise InputError(
+            f"--to {to}: that version of {table.uri} was never published, only passed on the"
+            f" way to a publish or left by one that was cut off; {_choice(versions.values())}"
+        )
+    before = next((v.version for v in versions.values() if v.live), None)
+    if before != target.version:
+        held.check()
+        tags = open_version(table, None).tags
+        (tags.create if before is None else tags.update)(LIVE, target.version)
     return {
         "table": table.uri,
         "from_version": before,
-        "to_version": to,
+        "to_version": target.version,
         "rows": target.rows,
         "run_id": target.run_id,
     }
@@ -314,7 +350,7 @@ def _creators_of(record: dict[str, Any]) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def _absent(table: TableUri, to: int, versions: Any) -> str:
+def _absent(table: TableUri, to: int | str, versions: Any) -> str:
     for uri in storage.list_files(table.beside(ERASURES), ".json"):
         erasure = storage.read_json(uri)
         if to in erasure.get("dropped_versions", ()):
@@ -323,6 +359,9 @@ def _absent(table: TableUri, to: int, versions: Any) -> str:
                 f" {erasure.get('started_at')} because it held somebody who was erased (erasure"
                 f" {erasure.get('run_id')}); nothing can bring it back; {_choice(versions)}"
             )
+    if isinstance(to, str):
+        tags = sorted({tag for version in versions for tag in version.tags})
+        return f"{table.uri} has no version tagged {to!r}; tags are: {', '.join(tags) or 'none'}"
     return f"--to {to}: {table.uri} has no such version; {_choice(versions)}"
 
 
