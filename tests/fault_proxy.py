@@ -94,6 +94,9 @@ class FaultProxy:
         await self._client.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            # Clients hold the body of a PUT back until they are asked for it.
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not (self._every_request or _reads_an_object(request)):
             return await self._pass_on(request)
         with self._counted():

@@ -30,6 +30,16 @@ REFUSALS = (MotifError, BotoCoreError, ClientError, PermissionError)
 """What a user can mend; the last three are the storage's own words."""
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Return whether it is the user's or the storage's to mend, and no mistake of ours.
+
+    Lance and s3fs say with a plain OSError that a store failed; its subclasses, such as a file that
+    is not there, are told apart where files are read.
+    """
+    plain = type(error) is OSError or isinstance(error, (ConnectionError, TimeoutError))
+    return plain or isinstance(error, REFUSALS)
+
+
 def run_job(
     main: Callable[[Config], dict[str, Any]], config_type: Callable[..., Config], *, name: str
 ) -> None:
@@ -73,14 +83,20 @@ def exit_on_refusal() -> Iterator[None]:
     except MotifError as error:
         sys.stderr.write(f"error: {printable(' '.join(str(error).split()))}\n")
         sys.exit(error.exit_code)
-    except REFUSALS as error:
-        # The store says no: credentials, endpoint, permissions. A row's own are caught before.
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        sys.stderr.write(f"error: the storage cannot be used: {text}\n")
-        sys.exit(MotifError.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again\n")
         sys.exit(130)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        # The store says no: credentials, endpoint, permissions, or it fails for too long. A row's
+        # own are caught before.
+        text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+        sys.stderr.write(
+            f"error: the storage cannot be used: {text[:1000]}; run the same command again once it"
+            " can\n"
+        )
+        sys.exit(MotifError.exit_code)
 
 
 def printable(text: str) -> str:

@@ -6,34 +6,33 @@ Not collected by `make test`; takes half an hour on two cores.
 import random
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from motif.artefacts import run
 from motif.artefacts.embeddings import Embeddings
-from tests.breaking import commands
-from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, cluster, encoders
+from motif.table import TableUri, versions
+from tests.breaking import commands, test_publish_faults
+from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, encoders
 from tests.breaking.test_publish_kills import (
     CREATORS,
     kill_in,
-    lite_space,
-    place,
     reading,
     require_whole,
 )
 from tests.breaking.test_publish_kills import PHASES as PUBLISHING
 from tests.breaking.test_train_kills import (
     STEPS,
-    embeddings,
     require_the_same,
     step_of,
-    train,
-    untouched,
     workers,
 )
 
-__all__ = ["cluster", "embeddings", "lite_space", "place", "train", "untouched"]
+__all__ = [
+    *("cluster", "embeddings", "lite_space", "place", "place_in_bucket", "train", "untouched"),
+]
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.soak]
 
@@ -170,11 +169,28 @@ def test_two_publishers_race_twenty_times(place):
 
 
 def test_a_reader_never_sees_a_mixture_during_twenty_publishes(place):
+    """Nor while `live` goes back and forth, nor while older versions are cleaned away."""
+    where = TableUri.parse(str(place.table))
     with reading(place) as told:
         for number in range(1, 21):
             place.mark(number)
             place.grow(number)
             place.publish(*(["--full"] if number % 4 == 0 else [])).require_success()
+            if number % 5 == 0:
+                now, before = [v.version for v in versions.list_versions(where) if v.published][:2]
+                versions.rollback(where, before)
+                versions.rollback(where, now)
+            if number % 10 == 0:
+                assert versions.cleanup(where, timedelta(0))["dropped_versions"]
     assert [one for one in told if one != "read"] == []
     assert len(told) > 100
     require_whole(place, 20, CREATORS + 40)
+
+
+@pytest.mark.parametrize(
+    "place_in_bucket",
+    [{"seed": 1}, {"seed": 2}, {"seed": 3}, {"seed": 4, "slow_down": 0.25, "reset": 0.15}],
+    indirect=True,
+)
+def test_a_store_that_fails_again_and_again(place_in_bucket, lite_space):
+    test_publish_faults.publish_twice(place_in_bucket, lite_space)

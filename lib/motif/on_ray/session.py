@@ -149,7 +149,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, command.REFUSALS):
+        if command.is_refusal(error.cause):
             raise error.cause from None
         raise
 

@@ -10,7 +10,7 @@ from typing import Any
 import motif
 from motif import storage
 from motif.artefacts.run import Recorder
-from motif.command import REFUSALS
+from motif.command import REFUSALS, is_refusal
 from motif.errors import MotifError
 from motif.operations import notify
 from motif.progress import duration
@@ -121,7 +121,7 @@ def exit_code_of(error: BaseException | None) -> int:
         return 0
     if isinstance(error, MotifError):
         return error.exit_code
-    if isinstance(error, REFUSALS):
+    if is_refusal(error):
         return MotifError.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
