@@ -174,6 +174,18 @@ class Progress:
         self._next_show = now + self._log_interval
         self._log(self._pace(now))
 
+    def told(self) -> dict[str, Any]:
+        """Return how it goes, ready for JSON."""
+        rate = self._recent.per_second()
+        left = max(self.planned - self.done, 0)
+        return {
+            "planned": self.planned,
+            "embedded": self.embedded,
+            "failed_by_class": dict(sorted(self.failed.items())),
+            "images_per_second": _rounded(rate),
+            "seconds_left": round(left / rate) if rate else None,
+        }
+
     def close(self) -> None:
         """Show the end; further calls do nothing."""
         if self._closed is not None:

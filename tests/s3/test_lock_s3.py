@@ -14,7 +14,7 @@ import boto3
 import pytest
 import s3fs
 
-from motif.artefacts import lock
+from motif.artefacts import lock_holder
 from motif.artefacts.lock import LOCK_FILE, hold
 from motif.artefacts.lock_file import open_store
 from motif.errors import OutputError, OutputHeld
@@ -151,7 +151,7 @@ def plant(s3, output: str, **changes: object) -> bytes:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     record = {
-        **lock._this_process(),
+        **lock_holder.this_process(),
         "run_id": "planted",
         "hold_id": "h",
         "pid": process.pid,

@@ -14,7 +14,7 @@ from typing import IO
 
 import pytest
 
-from motif.artefacts import lock, lock_file
+from motif.artefacts import lock_file, lock_holder
 from motif.artefacts.lock import GUARD_FILE, LOCK_FILE, hold
 from motif.errors import InputError, OutputError, OutputHeld
 
@@ -22,13 +22,13 @@ from motif.errors import InputError, OutputError, OutputHeld
 # any other line; with `elsewhere` it passes for a process of another machine.
 HOLDER = """
 import signal, sys
-from motif.artefacts import lock
+from motif.artefacts import lock, lock_holder
 from motif.errors import MotifError
 
 output, run_id, lease, where = sys.argv[1:]
 if where == "elsewhere":
-    here = lock._this_process
-    lock._this_process = lambda: {**here(), "boot_id": "another machine's"}
+    here = lock_holder.this_process
+    lock_holder.this_process = lambda: {**here(), "boot_id": "another machine's"}
 # A shell's background jobs, and so these, would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
@@ -128,7 +128,7 @@ def plant(folder: Path, **changes: object) -> bytes:
         pass
     folder.mkdir(parents=True, exist_ok=True)
     record = {
-        **lock._this_process(),
+        **lock_holder.this_process(),
         "run_id": "planted",
         "hold_id": "h",
         "pid": process.pid,
@@ -216,7 +216,7 @@ def test_a_killed_holder_is_followed_at_once(tmp_path, start):
 
 def test_a_pid_that_was_given_again_does_not_hold(tmp_path):
     plant(tmp_path, pid=os.getpid())
-    assert record_of(tmp_path)["process_started"] == lock._this_process()["process_started"]
+    assert record_of(tmp_path)["process_started"] == lock_holder.this_process()["process_started"]
     with pytest.raises(OutputHeld, match="run planted"), hold(str(tmp_path), run_id="next"):
         pass
     plant(tmp_path, pid=os.getpid(), process_started=1)

@@ -15,20 +15,17 @@ import contextlib
 import json
 import logging
 import math
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError
 
 from motif import storage
+from motif.artefacts import lock_holder
 from motif.artefacts.lock_file import GUARD_FILE, LOCK_FILE, Seen, open_store
 from motif.errors import InputError, MotifError, OutputError, OutputHeld
 
@@ -69,6 +66,10 @@ class Held:
                 " another may have begun; run the same command again to continue"
             )
 
+    def tell(self, progress: dict[str, Any]) -> None:
+        """Say how it goes: with its next heartbeat the lock tells it to `motif status`."""
+        self._record.progress = progress
+
     def _acquire(self) -> None:
         while self._seen is None:
             found = self._store.read()
@@ -83,7 +84,7 @@ class Held:
                 self._seen = self._store.create(text)
             elif taken := self._store.replace(found, text):
                 self._seen = taken
-                log.info("%s: took over the lock of %s", self._output, _describe(found))
+                log.info("%s: took over the lock of %s", self._output, lock_holder.describe(found))
         self._store.require_conditions(self._seen)
 
     def _wait_until_abandoned(self, found: Seen) -> None:
@@ -92,16 +93,16 @@ class Held:
         Raises:
             OutputHeld: Its run lives.
         """
-        holder = _holder_of(found)
-        if holder is _Holder.GONE:
+        holder = lock_holder.holder_of(found)
+        if holder is lock_holder.Holder.GONE:
             return
-        if holder is _Holder.ALIVE:
+        if holder is lock_holder.Holder.ALIVE:
             raise self._refusal(found)
-        lease = max(self._lease, _lease_of(found))
+        lease = max(self._lease, lock_holder.lease_of(found))
         log.info(
             "%s is locked by %s; waiting %.0f s to see whether it still renews the lock",
             self._output,
-            _describe(found),
+            lock_holder.describe(found),
             lease,
         )
         # This clock stops while the machine is suspended, and with it a holder in another
@@ -117,7 +118,7 @@ class Held:
 
     def _refusal(self, found: Seen) -> OutputHeld:
         return OutputHeld(
-            f"--output {self._output} is held by {_describe(found)}:"
+            f"--output {self._output} is held by {lock_holder.describe(found)}:"
             " wait until it ends, stop it, or name another folder"
         )
 
@@ -141,7 +142,7 @@ class Held:
                 log.warning("%s: could not renew the lock: %s", self._output, _words(error))
 
     def _note_loss(self, found: Seen | None) -> None:
-        now = f"is held by {_describe(found)} now" if found else "somebody removed"
+        now = f"is held by {lock_holder.describe(found)} now" if found else "somebody removed"
         self._lost = (
             f"--output {self._output}: this run lost its lock, which {now}; it commits nothing"
             " more: run the same command again to continue"
@@ -165,8 +166,10 @@ class _Unlocked(Held):
 
     def _acquire(self) -> None:
         found = self._store.read()
-        if found and _holder_of(found) is not _Holder.GONE:
-            log.warning("--single-writer: %s may be in use by %s", self._output, _describe(found))
+        if found and lock_holder.holder_of(found) is not lock_holder.Holder.GONE:
+            log.warning(
+                "--single-writer: %s may be in use by %s", self._output, lock_holder.describe(found)
+            )
         self._write()
 
     def _renew(self) -> None:
@@ -244,10 +247,11 @@ class _Record:
     def __init__(self, run_id: str, lease_seconds: float) -> None:
         self._hold_id = uuid.uuid4().hex  # a run id may be given twice
         self._beats = 0
+        self.progress: dict[str, Any] = {}
         self._fixed = {
             "run_id": run_id,
             "hold_id": self._hold_id,
-            **_this_process(),
+            **lock_holder.this_process(),
             "started_at": _now(),
             "lease_seconds": lease_seconds,
         }
@@ -256,6 +260,8 @@ class _Record:
         """Return the record with the next heartbeat, so that no two texts are equal."""
         self._beats += 1
         record = {**self._fixed, "heartbeat": self._beats, "heartbeat_at": _now()}
+        if self.progress:
+            record["progress"] = self.progress
         return (json.dumps(record, indent=2) + "\n").encode()
 
     @property
@@ -265,88 +271,7 @@ class _Record:
 
     def is_in(self, found: Seen) -> bool:
         """Return whether the lock that was found is ours."""
-        return _parse(found).get("hold_id") == self._hold_id
-
-
-class _Holder(Enum):
-    ALIVE = "alive"
-    GONE = "gone"
-    UNKNOWN = "unknown"
-
-
-def _parse(found: Seen) -> dict[str, Any]:
-    """Return the record; one that is damaged is empty, and only ever watched."""
-    try:
-        record = json.loads(found.text)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _lease_of(found: Seen) -> float:
-    lease = _parse(found).get("lease_seconds")
-    return lease if isinstance(lease, int | float) and math.isfinite(lease) else 0.0
-
-
-def _describe(found: Seen) -> str:
-    record = _parse(found)
-    if not record:
-        return f"an unknown run ({LOCK_FILE} is damaged)"
-    run_id, host, pid, started = (
-        str(record.get(key, "unknown"))[:80] for key in ("run_id", "host", "pid", "started_at")
-    )
-    return f"run {run_id} (host {host}, pid {pid}, started {started})"
-
-
-def _holder_of(found: Seen) -> _Holder:
-    """Say whether the lock's process lives, if it ran on this machine and that can be known."""
-    record, here = _parse(found), _this_process()
-    for key in ("host", "boot_id", "pid_namespace"):
-        if here[key] is None or record.get(key) != here[key]:
-            return _Holder.UNKNOWN
-    pid, started = record.get("pid"), record.get("process_started")
-    if not isinstance(started, int) or not isinstance(pid, int) or not 0 < pid < 2**31:
-        return _Holder.UNKNOWN
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return _Holder.GONE
-    except PermissionError:
-        pass  # another user's
-    try:
-        state, start = _state_and_start(pid)
-    except OSError:
-        return _Holder.UNKNOWN  # hidden from us (hidepid), or ended just now
-    # A restarted container may get the number of its predecessor's namespace, and its pids.
-    return _Holder.GONE if state in "ZX" or start != started else _Holder.ALIVE
-
-
-def _this_process() -> dict[str, Any]:
-    """Name this process so that another on the same machine can tell whether it lives.
-
-    The last three are null where there is no Linux /proc that numbers processes as we do: it
-    may be another pid namespace's, mounted into a container.
-    """
-    boot_id = namespace = started = None
-    with contextlib.suppress(OSError):
-        if str(Path("/proc/self").readlink()) == str(os.getpid()):
-            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            namespace = str(Path("/proc/self/ns/pid").readlink())
-            _, started = _state_and_start(os.getpid())
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "boot_id": boot_id,
-        "pid_namespace": namespace,
-        "process_started": started,
-    }
-
-
-def _state_and_start(pid: int) -> tuple[str, int]:
-    """Return a process's state letter and its start in clock ticks since the boot."""
-    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    fields = text.rpartition(")")[2].split()  # the name before may hold spaces and brackets
-    return fields[0], int(fields[19])
+        return lock_holder.parse(found).get("hold_id") == self._hold_id
 
 
 def _words(error: Exception) -> str:

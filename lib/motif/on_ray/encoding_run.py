@@ -44,6 +44,7 @@ class EncodingRun:
     ) -> None:
         self._preparation, self._recorder = preparation, recorder
         self._interrupt = interrupt
+        self._progress: Progress | None = None
 
     def perform(self, held: Held) -> dict[str, Any]:
         """Do it, and return run.json.
@@ -68,6 +69,8 @@ class EncodingRun:
 
         def between() -> None:
             self._interrupt()
+            if self._progress is not None:
+                held.tell(self._progress.told())
             check_lock()
 
         with self._recorder.timed("plan"):
@@ -157,7 +160,7 @@ class EncodingRun:
         limit = self._preparation.options.max_failed_fraction
         return (limit * (judged - retried) + retried) / max(judged, 1)
 
-    def _progress(self, made: Plan, pending: int, resources: Resources) -> Progress:
+    def _begun(self, made: Plan, pending: int, resources: Resources) -> Progress:
         return Progress(
             planned=pending,
             judged=self._judged(made),
@@ -186,7 +189,7 @@ class EncodingRun:
         decisions = [decision for decision in made.decisions if decision.touched]
         for _ in range(ATTEMPTS):
             pending = sum(decision.pending for decision in decisions)
-            work = self._progress(made, pending, resources)
+            work = self._progress = self._begun(made, pending, resources)
             with contextlib.closing(work):
                 if pending:
                     with self._recorder.timed("encode"):
