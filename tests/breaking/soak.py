@@ -15,23 +15,35 @@ from motif.artefacts import run
 from motif.artefacts.embeddings import Embeddings
 from motif.table import TableUri, versions
 from tests.breaking import commands, test_publish_faults
-from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, encoders
+from tests.breaking.test_cluster import DELAY_SECONDS, SLOWLY, cluster, encoders
+from tests.breaking.test_publish_faults import place as place_in_bucket
 from tests.breaking.test_publish_kills import (
     CREATORS,
     kill_in,
+    lite_space,
+    place,
     reading,
     require_whole,
 )
 from tests.breaking.test_publish_kills import PHASES as PUBLISHING
 from tests.breaking.test_train_kills import (
     STEPS,
+    embeddings,
     require_the_same,
     step_of,
+    train,
+    untouched,
     workers,
 )
 
 __all__ = [
-    *("cluster", "embeddings", "lite_space", "place", "place_in_bucket", "train", "untouched"),
+    "cluster",
+    "embeddings",
+    "lite_space",
+    "place",
+    "place_in_bucket",
+    "train",
+    "untouched",
 ]
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.soak]
