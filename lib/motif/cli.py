@@ -1,4 +1,4 @@
-"""`motif`: queries of the CREATORS table; what keeps it in order is in `cli_maintenance`."""
+"""`motif`: queries of the table; `cli_maintenance` keeps it in order, `cli_status` watches."""
 
 import functools
 import operator
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 import pyarrow as pa
 import tyro
 
-from motif import cli_maintenance, cli_output, command
+from motif import cli_maintenance, cli_output, cli_status, command
 from motif.errors import InputError
 from motif.table import LIVE, CreatorTable
 
@@ -170,6 +170,7 @@ SUBCOMMANDS: dict[str, type[Command]] = {
     "rank": Rank,
     "search": Search,
     "get": Get,
+    "status": cli_status.Status,
     **cli_maintenance.SUBCOMMANDS,
 }
 
@@ -182,10 +183,10 @@ def main() -> None:
     request: Command = tyro.cli(
         functools.reduce(operator.or_, commands),  # type: ignore[arg-type]
         prog="motif",
-        description="Query a CREATORS table, its version that is live; or keep it in order.",
+        description="Query a CREATORS table, its version that is live; watch it; keep it in order.",
     )
-    command.log_to_stderr()
     with command.exit_on_refusal():
+        command.log_to_stderr()
         request.run()
 
 

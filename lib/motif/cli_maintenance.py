@@ -251,8 +251,8 @@ def main() -> None:
         functools.reduce(operator.or_, commands),  # type: ignore[arg-type]
         prog="python -m motif.cli_maintenance",
     )
-    command.log_to_stderr()
     with command.exit_on_refusal():
+        command.log_to_stderr()
         request.run()
 
 

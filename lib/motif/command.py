@@ -1,8 +1,10 @@
 """What all commands share: flags from a dataclass, logging, and one clear line per refusal."""
 
 import contextlib
+import contextvars
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -10,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import tyro
 from botocore.exceptions import BotoCoreError, ClientError
 
-from motif.errors import MotifError
+from motif.errors import InputError, MotifError
 
 log = logging.getLogger("motif")
 
@@ -23,6 +25,11 @@ class JobConfig(Protocol):
         """Print run.json on standard output."""
         ...
 
+
+LOG_FORMAT = "MOTIF_LOG_FORMAT"
+"""Environment variable: `text`, for a person, or `json`, a line a record."""
+
+_run_id: contextvars.ContextVar[str] = contextvars.ContextVar("run_id", default="")
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -54,8 +61,8 @@ def run_job(
         name: Command line to show in `--help`.
     """
     config = tyro.cli(config_type, prog=name, description=config_type.__doc__)
-    log_to_stderr()
     with exit_on_refusal():
+        log_to_stderr(job=name.rpartition(".")[2])
         # On standard output Ray prints what its daemons warn of; with --json, that is the record's.
         with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
             record = main(config)
@@ -67,12 +74,47 @@ def run_job(
                 sys.stdout = sys.stderr
 
 
-def log_to_stderr() -> None:
-    """Send our log lines, and others' warnings, to standard error."""
+def log_to_stderr(*, job: str = "motif") -> None:
+    """Send our log lines, and others' warnings, to standard error.
+
+    Args:
+        job: Names the process in structured logs.
+
+    Raises:
+        InputError: MOTIF_LOG_FORMAT is neither `text` nor `json`.
+    """
+    wanted = os.environ.get(LOG_FORMAT, "text")
+    if wanted not in ("text", "json"):
+        raise InputError(f"{LOG_FORMAT}={wanted!r:.80}: expected text or json")
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
+    if wanted == "json":
+        for handler in logging.root.handlers:
+            handler.setFormatter(_json_formatter(job))
     logging.getLogger("motif").setLevel(logging.INFO)
+
+
+def _json_formatter(job: str) -> logging.Formatter:
+    # Here, since most who run a command read its log themselves.
+    from pythonjsonlogger.json import JsonFormatter
+
+    class WithRun(JsonFormatter):
+        def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+            return {**log_data, "job": job, "run_id": _run_id.get()}
+
+    return WithRun(
+        "{levelname}{name}{message}",
+        style="{",
+        timestamp="time",
+        rename_fields={"levelname": "level", "name": "logger"},
+    )
+
+
+def begin_run(run_id: str) -> None:
+    """Name the run in structured logs; a job within a job goes by the outer one's name."""
+    if not _run_id.get():
+        _run_id.set(run_id)
 
 
 @contextlib.contextmanager
@@ -81,7 +123,7 @@ def exit_on_refusal() -> Iterator[None]:
     try:
         yield
     except MotifError as error:
-        sys.stderr.write(f"error: {printable(' '.join(str(error).split()))}\n")
+        _refuse(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again\n")
@@ -91,12 +133,17 @@ def exit_on_refusal() -> Iterator[None]:
             raise
         # The store says no: credentials, endpoint, permissions, or it fails for too long. A row's
         # own are caught before.
-        text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
-        sys.stderr.write(
-            f"error: the storage cannot be used: {text[:1000]}; run the same command again once it"
-            " can\n"
-        )
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+        _refuse(f"the storage cannot be used: {text}; run the same command again once it can")
         sys.exit(MotifError.exit_code)
+
+
+def _refuse(text: str) -> None:
+    text = printable(" ".join(text.split()))
+    if os.environ.get(LOG_FORMAT) == "json":
+        log.error("%s", text)
+    else:
+        sys.stderr.write(f"error: {text}\n")
 
 
 def printable(text: str) -> str:

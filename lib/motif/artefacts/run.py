@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 import motif
-from motif import schemas, storage
+from motif import command, schemas, storage
 from motif.artefacts.lock_file import GUARD_FILE, LOCK_FILE
 from motif.errors import InputError, OutputError
 
@@ -176,6 +176,10 @@ class Recorder:
     run_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex[:12])
     started_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let log lines name the run."""
+        command.begin_run(self.run_id)
 
     def told_config(self) -> dict[str, Any]:
         """Return the configuration as it is on record."""
