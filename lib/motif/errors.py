@@ -61,3 +61,7 @@ class Stopped(MotifError):
     """The process was told to end; what it did is kept."""
 
     exit_code = 143
+
+
+class GaveWay(MotifError):
+    """The run made room for work that goes first, and goes on later."""

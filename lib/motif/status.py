@@ -134,7 +134,10 @@ def _running_line(running: dict[str, Any] | None) -> str:
         return f"{line}, but its process is gone: the next run takes over"
     if running["state"] == "unknown":
         line += f", last heard of at {running.get('heartbeat_at', '?')}"
-    if progress := running.get("progress"):
+    progress = running.get("progress") or {}
+    if waits := progress.get("paused_for"):
+        line += f"\n  paused for {waits}"
+    if "planned" in progress:
         failed = progress.get("failed_by_class") or {}
         line += f"\n  {progress['embedded']:,} of {progress['planned']:,} images encoded"
         line += f", {sum(failed.values()):,} failed{_by_class(failed)}"

@@ -29,7 +29,7 @@ PAGE_FONT = "var(--sans)"
 
 
 @contextmanager
-def _figure(
+def drawn(
     name: str, label: str, width: float, height: float
 ) -> Iterator[tuple[Figure, list[Markup]]]:
     """Yield a figure in inches, and a list that holds its SVG when the block ends."""
@@ -86,7 +86,7 @@ def hit_rate_by_images(similarity: Similarity, *, identical: bool) -> Markup:
         identical: SAME is the whitening here, and one line stands for both.
     """
     sizes = sorted({score.images_per_side for score in similarity.scores})
-    with _figure("by-images", "hit rate at 1 by images a side", 5.6, 3.9) as (figure, done):
+    with drawn("by-images", "hit rate at 1 by images a side", 5.6, 3.9) as (figure, done):
         axes = figure.subplots()
         ends: list[tuple[float, str, str, bool]] = []
         lines = _lines(identical)
@@ -105,7 +105,7 @@ def hit_rate_by_images(similarity: Similarity, *, identical: bool) -> Markup:
             ends.append((found[-1].hit_rate["1"], _label(kind, identical), COLOURS[kind], csls))
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axes.set_xlim(-0.3, len(sizes) - 0.7 + _name_room(len(sizes), identical))
-        _percent(axes)
+        percent_axis(axes)
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("images on each side", loc="left")
         axes.set_title("Twin found at first place")
@@ -115,7 +115,7 @@ def hit_rate_by_images(similarity: Similarity, *, identical: bool) -> Markup:
 
 def hit_rate_by_k(similarity: Similarity, size: int, *, identical: bool) -> Markup:
     """Draw the hit rate at K, at one number of images a side."""
-    with _figure("by-k", "hit rate at K", 5.0, 3.9) as (figure, done):
+    with drawn("by-k", "hit rate at K", 5.0, 3.9) as (figure, done):
         axes = figure.subplots()
         ends = []
         ks: list[str] = []
@@ -129,7 +129,7 @@ def hit_rate_by_k(similarity: Similarity, size: int, *, identical: bool) -> Mark
             ends.append((rates[0], _label(kind, identical), COLOURS[kind], csls))
         axes.set_xticks(range(len(ks)), ks)
         axes.set_xlim(-0.15 - _name_room(len(ks), identical), len(ks) - 0.8)
-        _percent(axes)
+        percent_axis(axes)
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("places looked at (K)", loc="right")
         axes.set_title(f"Twin among the first K, {size} images a side")
@@ -145,9 +145,10 @@ def theme_over_object(scores: Mapping[str, ThemeScore], names: Mapping[str, str]
         names: Kind of vectors -> its name, for those to draw, from the top down.
     """
     kinds = list(names)[::-1]
-    with _figure(
-        "theme", "how often theme is nearer than object", 6.4, 1.15 + 0.36 * len(kinds)
-    ) as (figure, done):
+    with drawn("theme", "how often theme is nearer than object", 6.4, 1.15 + 0.36 * len(kinds)) as (
+        figure,
+        done,
+    ):
         axes = figure.subplots()
         axes.axvline(0.5, color=FAINT, linewidth=1, dashes=(2, 2))
         for height, kind in enumerate(kinds):
@@ -200,7 +201,7 @@ def training_curve(curve: Sequence[Mapping[str, Any]], whitening_mrr: float | No
     """
     active = _series(curve, "active_fraction")
     height = 5.2 if active[0] else 2.9
-    with _figure("training", "validation MRR by training step", 5.3, height) as (figure, done):
+    with drawn("training", "validation MRR by training step", 5.3, height) as (figure, done):
         if active[0]:
             top, *beneath = figure.subplots(3, sharex=True, height_ratios=(2.4, 1, 1))
             for axes, series, title in zip(
@@ -264,7 +265,7 @@ def _validation(
 def adjective_areas(scores: Sequence[AdjectiveScore]) -> Markup:
     """Draw each adjective's area under the ROC curve by OAAR and by the plain prompt."""
     ordered = sorted(scores, key=lambda score: score.auc_oaar)
-    with _figure(
+    with drawn(
         "adjectives", "area under the ROC curve by adjective", 6.4, 1.25 + 0.34 * len(ordered)
     ) as (figure, done):
         axes = figure.subplots()
@@ -332,7 +333,8 @@ def _line_style(kind: str, *, csls: bool) -> dict[str, Any]:
     }
 
 
-def _percent(axes: Axes) -> None:
+def percent_axis(axes: Axes) -> None:
+    """Let an axis show fractions in [0, 1] as percent."""
     axes.set_ylim(0, 1.03)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
 

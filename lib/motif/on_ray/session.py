@@ -87,6 +87,11 @@ def connect(*, num_cpus: int | None = None) -> None:
         )
 
 
+def disconnect() -> None:
+    """Give back all that this process holds of the cluster; a private one ends."""
+    ray.shutdown()
+
+
 def use_endpoint(url: str) -> None:
     """Make this process, and the workers of the session to come, use an S3 endpoint.
 

@@ -40,7 +40,7 @@ def choose(
         refit_population: Asked for: everybody, and the population anew.
     """
     if base is None:
-        return Mode(FULL, True, "nothing was published yet")
+        return Mode(FULL, True, "nothing was published there yet")
     if base.metadata.get("schema_version") != schemas.CREATORS_VERSION:
         return Mode(FULL, True, "the table was published in an older form")
     if base.metadata["space"]["fingerprint"] != checkpoint.fingerprint:
