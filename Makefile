@@ -5,8 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?=
 OUTPUT ?= demo-output
+JOB ?=
+ARGS ?=
+RUNTIME_ENV := {"env_vars": {"PYTHONPATH": "lib"}, "excludes": ["/tests", "/docs", "/benchmarks", "/demo-output", "/.venv"]}
 
-.PHONY: help setup demo test soak check clean
+.PHONY: help setup demo test soak check lock submit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +17,8 @@ help:
 	@echo "make test                  all tests"
 	@echo "make soak                  the tests that kill things, again and again"
 	@echo "make check                 linters, types, import layers"
+	@echo "make lock                  deploy/requirements.lock anew, from pyproject.toml"
+	@echo "make submit JOB=refresh ARGS='...'   to the cluster at RAY_ADDRESS, by default localhost:8265"
 
 setup: $(VENV)/.installed
 
@@ -41,6 +46,19 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The versions that clusters install, with hashes; Python 3.11 as on Ray's images.
+lock: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate \
+		--output-file deploy/requirements.lock
+
+# Only what the job needs is uploaded, and each node finds it.
+submit: setup
+	@test -n "$(JOB)" || { echo "error: make submit JOB=refresh ARGS='--images ...'" >&2; exit 2; }
+	RAY_ADDRESS="$${RAY_ADDRESS:-http://localhost:8265}" $(BIN)/ray job submit --working-dir . \
+		--runtime-env-json '$(RUNTIME_ENV)' -- python -m jobs.$(JOB) $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo-output
