@@ -1,7 +1,6 @@
 """What all commands share: flags from a dataclass, logging, and one clear line per refusal."""
 
 import contextlib
-import contextvars
 import json
 import logging
 import os
@@ -29,7 +28,8 @@ class JobConfig(Protocol):
 LOG_FORMAT = "MOTIF_LOG_FORMAT"
 """Environment variable: `text`, for a person, or `json`, a line a record."""
 
-_run_id: contextvars.ContextVar[str] = contextvars.ContextVar("run_id", default="")
+# Of the process, not of a context: threads log as well.
+_run_id = ""
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -60,6 +60,8 @@ def run_job(
         config_type: Dataclass of its flags.
         name: Command line to show in `--help`.
     """
+    global _run_id
+    _run_id = ""
     config = tyro.cli(config_type, prog=name, description=config_type.__doc__)
     with exit_on_refusal():
         log_to_stderr(job=name.rpartition(".")[2])
@@ -101,7 +103,7 @@ def _json_formatter(job: str) -> logging.Formatter:
 
     class WithRun(JsonFormatter):
         def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-            return {**log_data, "job": job, "run_id": _run_id.get()}
+            return {**log_data, "job": job, "run_id": _run_id}
 
     return WithRun(
         "{levelname}{name}{message}",
@@ -113,8 +115,8 @@ def _json_formatter(job: str) -> logging.Formatter:
 
 def begin_run(run_id: str) -> None:
     """Name the run in structured logs; a job within a job goes by the outer one's name."""
-    if not _run_id.get():
-        _run_id.set(run_id)
+    global _run_id
+    _run_id = _run_id or run_id
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 import json
+import logging
 from dataclasses import dataclass
+from datetime import datetime
 
 import botocore.exceptions
 import pytest
 
 from motif import command, errors
+from motif.artefacts.run import Recorder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +84,50 @@ def test_unknown_flag_is_a_usage_error(monkeypatch):
 def test_names_of_a_flag():
     assert command.split_names(" a, b,,c ") == ["a", "b", "c"]
     assert command.split_names("") == []
+
+
+def test_structured_logs_name_the_run_and_the_job(monkeypatch, capsys):
+    monkeypatch.setenv("MOTIF_LOG_FORMAT", "json")
+
+    def main(config: Config) -> dict:
+        Recorder("outer", config, run_id="run-1")
+        Recorder("inner", config, run_id="run-2")  # a job within it
+        logging.getLogger("motif.x").info("did %d", 3)
+        raise errors.ChecksFailed("no\n good")
+
+    command.begin_run("of a job before in this process")
+    assert run(monkeypatch, main) == 3
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(one["level"], one["message"]) for one in lines] == [
+        ("INFO", "did 3"),
+        ("ERROR", "no good"),
+    ]
+    assert {(one["run_id"], one["job"]) for one in lines} == {("run-1", "job")}
+    assert all(datetime.fromisoformat(one["time"]).tzinfo for one in lines)
+
+
+def test_an_unknown_form_of_logs_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("MOTIF_LOG_FORMAT", "xml")
+    assert run(monkeypatch, refuse(errors.InputError("never"))) == 2
+    assert "MOTIF_LOG_FORMAT='xml': expected text or json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("LanceError(IO): Generic S3 error: 503"),
+        ConnectionResetError("by peer"),
+        TimeoutError("late"),
+    ],
+)
+def test_a_store_that_fails_is_one_line(monkeypatch, capsys, error):
+    assert run(monkeypatch, refuse(error)) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the storage cannot be used: ")
+    assert line.endswith("run the same command again once it can")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("x"), ZeroDivisionError(), KeyError("x")])
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch, error):
+    with pytest.raises(type(error)):
+        run(monkeypatch, refuse(error))

@@ -503,3 +503,36 @@ def test_a_lease_that_makes_no_sense(tmp_path):
     for lease in (0.0, -1.0, float("nan")):
         with pytest.raises(InputError), hold(str(tmp_path), run_id="r", lease_seconds=lease):
             pass
+
+
+# -- looked at from outside ---------------------------------------------------------------------
+
+
+def test_nobody_is_looked_at_without_a_trace(tmp_path):
+    assert lock_holder.look(str(tmp_path / "nowhere")) is None
+    assert lock_holder.Watch(str(tmp_path / "nowhere")).holder() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_watch_tells_the_living_from_the_dead(tmp_path):
+    watch = lock_holder.Watch(str(tmp_path))
+    with hold(str(tmp_path), run_id="night"):
+        assert "run night" in (watch.holder() or "")
+        assert lock_holder.look(str(tmp_path))["state"] == "alive"
+    assert watch.holder() is None
+    plant(tmp_path, pid=2**22 + 1)  # of this machine, and gone
+    assert watch.holder() is None
+    assert lock_holder.look(str(tmp_path))["state"] == "gone"
+
+
+def test_a_watch_waits_a_lease_for_a_machine_that_it_cannot_see(tmp_path):
+    plant(tmp_path, host="elsewhere", lease_seconds=1.0)
+    watch = lock_holder.Watch(str(tmp_path))
+    assert "run planted" in (watch.holder() or "")
+    time.sleep(0.7)
+    plant(tmp_path, host="elsewhere", lease_seconds=1.0, heartbeat=2)
+    assert "run planted" in (watch.holder() or "")
+    time.sleep(0.7)
+    assert "run planted" in (watch.holder() or ""), "it was renewed within its lease"
+    time.sleep(0.6)
+    assert watch.holder() is None

@@ -11,7 +11,7 @@ from lance.fragment import write_fragments
 
 from motif import storage
 from motif.artefacts import lock
-from motif.cli_maintenance import Cleanup, Versions, parse_age
+from motif.cli_maintenance import Cleanup, Promote, Rollback, Versions, parse_age
 from motif.errors import InputError, OutputHeld
 from motif.table import LIVE, CreatorTable, TableUri, versions
 from tests.synthetic import make_space, publish, rows_of, themed, write_checkpoint
@@ -142,6 +142,53 @@ def test_a_publish_that_works_keeps_others_out(table):
                 act()
         versions.cleanup(table, NOW, dry_run=True)  # which writes nothing
     assert files(table) == before
+
+
+# -- promotion ----------------------------------------------------------------------------------
+
+
+def tag(table: TableUri, name: str, version: int) -> None:
+    lance.dataset(table.uri).tags.create(name, version)
+
+
+def test_a_candidate_is_promoted_and_gone_back_from(table):
+    now, candidate = published(table)[:2]
+    tag(table, "candidate", candidate)
+    done = versions.promote(table)
+    assert (done["from_version"], done["to_version"], live(table)) == (now, candidate, candidate)
+    assert len(CreatorTable.open(table.uri)) == done["rows"] == 5
+    tags = lance.dataset(table.uri).tags.list()
+    assert {name: one["version"] for name, one in tags.items()} == {
+        "live": candidate,
+        "previous": now,
+    }
+    assert now in versions.cleanup(table, NOW)["kept_versions"]
+    assert versions.rollback(table, "previous")["to_version"] == now
+    assert live(table) == now
+
+
+def test_what_cannot_be_promoted_is_refused(table):
+    with pytest.raises(InputError, match="no version tagged 'candidate'; tags are: live"):
+        versions.promote(table)
+    with pytest.raises(InputError, match="is the live one"):
+        versions.promote(table, "live")
+    unchecked = min(numbers(table) - set(published(table)))
+    with pytest.raises(InputError, match="no version tagged 'nobody'"):
+        versions.rollback(table, "nobody")
+    with lock.hold(table.beside(), run_id="publish"), pytest.raises(OutputHeld):
+        versions.promote(table)
+    assert unchecked not in published(table)
+
+
+def test_promotion_says_how_to_go_back(table, monkeypatch, capsys):
+    now, candidate = published(table)[:2]
+    tag(table, "candidate", candidate)
+    Promote(table=table.uri).run()
+    told = capsys.readouterr().out
+    assert f"live is version {candidate} with 5 creators; it was {now}" in told
+    assert f"to go back: motif rollback --table {table.uri} --to {now}" in told
+    Rollback(table=table.uri, to=str(now)).run()
+    assert live(table) == now
 
 
 # -- cleanup ------------------------------------------------------------------------------------
