@@ -5,6 +5,7 @@ moto and the fault proxy in front of it answer as a store does; this one can als
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from enum import Enum
 from pathlib import Path
@@ -38,6 +39,7 @@ class ObjectServer:
         mood: What it does with requests from now on.
         delay_seconds: May be changed while it runs.
         reads: How often each key was asked for.
+        times: When, by the monotonic clock.
     """
 
     def __init__(self, folder: Path, *, delay_seconds: float = 0.0) -> None:
@@ -47,6 +49,7 @@ class ObjectServer:
         self.mood = Mood.SERVE
         self.delay_seconds = delay_seconds
         self.reads: Counter[str] = Counter()
+        self.times: list[float] = []
         self.url = ""
 
     def __enter__(self) -> Self:
@@ -72,6 +75,7 @@ class ObjectServer:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         _, _, key = request.path.lstrip("/").partition("/")
         self.reads[key] += 1
+        self.times.append(time.monotonic())
         if self.mood is Mood.HANG:
             await asyncio.Event().wait()
         if self.mood is Mood.DENY:
