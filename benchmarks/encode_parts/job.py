@@ -46,6 +46,7 @@ class Job:
         *flags: str,
         environment: Mapping[str, str] | None = None,
         watch_memory: bool = False,
+        module: str = "jobs.encode_images",
     ) -> None:
         """Prepare the command.
 
@@ -56,8 +57,9 @@ class Job:
             flags: Further ones.
             environment: Added to this process's own.
             watch_memory: Add up the memory of all processes, which takes some of a core's time.
+            module: The command, or one that takes the same flags.
         """
-        self._command = [sys.executable, "-m", "jobs.encode_images", "--images", str(images)]
+        self._command = [sys.executable, "-m", module, "--images", str(images)]
         self._command += ["--output", str(output), "--encoder", encoder, "--json", *flags]
         own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self._environment = {**own, "RAY_AUTH_MODE": "disabled", **(environment or {})}

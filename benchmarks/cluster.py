@@ -1,0 +1,225 @@
+"""The bars of a cluster whose nodes come and go: several nodes of one logical CPU on this machine.
+
+    .venv/bin/python -m benchmarks.cluster --cache FOLDER
+
+Prints one JSON object per measurement, as benchmarks.encode does. An encoder of this benchmark's
+own sleeps 50 ms an image, so that nodes do not compete for the machine's cores. `workers` compares
+three workers with one; `kills` lets a worker die every 20 seconds, with another in its place;
+`added` adds a node in mid-run and waits until it is at work: as a node of a CPU, which decodes, and
+as one of a CPU and a (logical) GPU, which encodes as well.
+"""
+
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from ray.cluster_utils import Cluster
+
+from benchmarks.cluster_parts import sleeping
+from benchmarks.encode_parts import encoders, pictures
+from benchmarks.encode_parts.job import Finished, Job
+from benchmarks.measurement import Measurement, show_parts, spread
+from tests.breaking.commands import require_once
+
+SPEEDUP_BAR, KILLS_BAR, ADDED_BAR_SECONDS = 2.5, 1.6, 15.0
+KILL_EVERY_SECONDS = 20.0
+WORKERS = 3
+MODULE = "benchmarks.cluster_parts.sleeping"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measure encode_images on clusters on this machine."""
+
+    cache: Path
+    """Folder for what is made once, and for outputs."""
+    only: str = "workers,kills,added"
+    """Parts, separated by commas."""
+    images: int = 6000
+    repeats: int = 3
+
+
+class Nodes:
+    """A head that does no work, and workers of one CPU."""
+
+    def __init__(self, cluster: Cluster, gpus: int) -> None:
+        self._cluster, self._gpus = cluster, gpus
+        self.workers = []
+
+    @property
+    def address(self) -> str:
+        """What RAY_ADDRESS names."""
+        return self._cluster.address
+
+    def add(self) -> str:
+        """Add a worker; return its id."""
+        node = self._cluster.add_node(num_cpus=1, num_gpus=self._gpus)
+        self.workers.append(node)
+        return node.node_id
+
+    def kill(self, index: int) -> None:
+        """SIGKILL all processes of a worker."""
+        self._cluster.remove_node(self.workers.pop(index), allow_graceful=False)
+
+
+@contextmanager
+def nodes(workers: int, *, marks: Path, gpus: int = 0) -> Iterator[Nodes]:
+    """Start a cluster, and end it."""
+    shutil.rmtree(marks, ignore_errors=True)
+    marks.mkdir(parents=True)
+    os.environ[sleeping.MARKS] = str(marks)  # nodes take it from here
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False},
+        shutdown_at_exit=False,
+    )
+    try:
+        found = Nodes(cluster, gpus)
+        for _ in range(workers):
+            found.add()
+        yield found
+    finally:
+        cluster.shutdown()
+
+
+class Library:
+    """Small pictures, and the command over them."""
+
+    def __init__(self, cache: Path, images: int) -> None:
+        self._files = pictures.small(cache, images)
+        self._manifest = pictures.write_manifest(cache / f"cluster-{images}.parquet", self._files)
+        self._encoder = encoders.flag(encoders.STUB, cache)
+        self._output = cache / "outputs" / "cluster"
+        self.marks = cache / "outputs" / "cluster-marks"
+
+    @contextmanager
+    def encoding(self, cluster: Nodes) -> Iterator[Job]:
+        """Start the command."""
+        shutil.rmtree(self._output, ignore_errors=True)
+        with Job(
+            *(self._manifest, self._output, self._encoder),
+            environment={"RAY_ADDRESS": cluster.address},
+            module=MODULE,
+        ) as job:
+            yield job
+
+    def require_once(self) -> None:
+        """Require each picture once."""
+        require_once(self._output, [str(file) for file in self._files])
+
+
+def seconds_of(run: Finished) -> float:
+    """Return how long encoding took, from the start of the actors to the last file."""
+    return run.record["seconds"]["encode"]
+
+
+def measure_workers(library: Library, images: int, repeats: int) -> Iterator[Measurement]:
+    """Compare three workers with one, in turns."""
+    rates: dict[int, list[float]] = {1: [], WORKERS: []}
+    for _ in range(repeats):
+        for count, found in rates.items():
+            with nodes(count, marks=library.marks) as cluster, library.encoding(cluster) as job:
+                found.append(images / seconds_of(job.wait()))
+                library.require_once()
+    one, three = spread(rates[1]), spread(rates[WORKERS])
+    yield Measurement(
+        part="workers",
+        name=f"images/s of {WORKERS} workers / of one",
+        value=three["median"] / one["median"],
+        at_least=SPEEDUP_BAR,
+        figures={"images": images, "one": one, "three": three},
+    )
+
+
+def measure_kills(library: Library, images: int, repeats: int) -> Iterator[Measurement]:
+    """Compare a run whose nodes are killed with one whose nodes are not."""
+    calm, killed, kills = [], [], []
+    for seed in range(repeats):
+        with nodes(WORKERS, marks=library.marks) as cluster:
+            with library.encoding(cluster) as job:
+                calm.append(seconds_of(job.wait()))
+            with library.encoding(cluster) as job:
+                kills.append(_kill_while_it_runs(cluster, job, random.Random(seed)))
+                killed.append(seconds_of(job.wait()))
+            library.require_once()
+    yield Measurement(
+        part="kills",
+        name=f"seconds with a node killed every {KILL_EVERY_SECONDS:.0f} s / without",
+        value=spread(killed)["median"] / spread(calm)["median"],
+        at_most=KILLS_BAR,
+        figures={
+            "images": images,
+            "seconds_calm": spread(calm),
+            "seconds_killed": spread(killed),
+            "kills": kills,
+            "exactly_once": True,
+        },
+    )
+
+
+def _kill_while_it_runs(cluster: Nodes, job: Job, rng: random.Random) -> int:
+    """Kill a worker every so often, and put another in its place; return how many died."""
+    count = 0
+    while job.running:
+        began = time.monotonic()
+        while job.running and time.monotonic() - began < KILL_EVERY_SECONDS:
+            time.sleep(0.2)
+        if job.running:
+            cluster.kill(rng.randrange(WORKERS))
+            cluster.add()
+            count += 1
+    return count
+
+
+def measure_added(library: Library, images: int, repeats: int) -> Iterator[Measurement]:
+    """Add a node in mid-run, and wait until it decodes and, with a GPU, encodes."""
+    for gpus, stage in ((0, "decode"), (1, "encode")):
+        waits = []
+        for _ in range(repeats):
+            with (
+                nodes(1, marks=library.marks, gpus=gpus) as cluster,
+                library.encoding(cluster) as job,
+            ):
+                while not list(library.marks.glob("encode-*")):
+                    time.sleep(0.1)
+                time.sleep(KILL_EVERY_SECONDS / 2)
+                began = time.time()
+                node = cluster.add()
+                path = library.marks / f"{stage}-{node}"
+                while job.running and not (path.exists() and path.read_text()):
+                    time.sleep(0.1)
+                waits.append(float(path.read_text()) - began if path.exists() else float("inf"))
+        yield Measurement(
+            part="added",
+            name=f"seconds from adding a node until it {stage}s",
+            value=spread(waits)["median"],
+            unit="seconds",
+            at_most=ADDED_BAR_SECONDS,
+            figures={"seconds": spread(waits), "gpus": gpus},
+        )
+
+
+def main(config: Config) -> None:
+    """Run the parts in the order in which they are named."""
+    cache, images, repeats = config.cache.absolute(), config.images, config.repeats
+    cache.mkdir(parents=True, exist_ok=True)
+    library = Library(cache, images)
+    parts: dict[str, Callable[[], Iterator[Measurement]]] = {
+        "workers": lambda: measure_workers(library, images, repeats),
+        "kills": lambda: measure_kills(library, images, repeats),
+        "added": lambda: measure_added(library, images, repeats),
+    }
+    show_parts(parts, only=config.only, cache=cache)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    main(tyro.cli(Config))

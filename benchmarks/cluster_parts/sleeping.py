@@ -1,0 +1,67 @@
+"""encode_images with an encoder that sleeps.
+
+Nodes of a cluster on one machine share its cores, but not their sleep, so that what is measured is
+the pipeline and not the cores.
+
+    python -m benchmarks.cluster_parts.sleeping --images URI --output URI ...
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from jobs import encode_images
+from motif import command
+from motif.on_ray import encode, fetch_and_decode
+
+SECONDS_PER_IMAGE = 0.05
+MARKS = "MOTIF_BENCHMARK_MARKS"
+"""Variable that names the folder where a stage says since when it is at work on a node."""
+
+
+class SleepingEncoder(encode.EncodeImages):
+    """Actor that encodes 20 images a second, whatever the cores do meanwhile."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Encode, and sleep for the rest of the time."""
+        began = time.perf_counter()
+        mark("encode")
+        encoded = super().__call__(rows)
+        left = SECONDS_PER_IMAGE * rows.num_rows - (time.perf_counter() - began)
+        time.sleep(max(left, 0.0))
+        return encoded
+
+
+class MarkedFetchAndDecode(fetch_and_decode.FetchAndDecode):
+    """Task that says where it is done."""
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Decode."""
+        mark("decode")
+        yield from super().__call__(block)
+
+
+def mark(stage: str) -> None:
+    """Leave a file that says when a stage began on this node."""
+    node = ray.get_runtime_context().get_node_id()
+    path = Path(os.environ[MARKS]) / f"{stage}-{node}"
+    if not path.exists():
+        path.write_text(str(time.time()))
+
+
+def main() -> None:
+    """Run the job with both in place of its own."""
+    encode.EncodeImages = SleepingEncoder
+    fetch_and_decode.FetchAndDecode = MarkedFetchAndDecode
+    command.run_job(encode_images.main, encode_images.Config, name="python -m jobs.encode_images")
+
+
+if __name__ == "__main__":
+    # By its name, so that workers find the classes.
+    from benchmarks.cluster_parts import sleeping
+
+    sleeping.main()
