@@ -18,7 +18,7 @@ from motif.publishing.commit import INDEX_FROM_ROWS
 
 TERA, GIGA = 1e12, 1e9
 READS_PER_PREFIX = 5500
-"""A second, as S3 documents; it splits prefixes by itself as load grows, within minutes to hours."""
+"""A second, as S3 documents; it splits prefixes by itself as load grows."""
 STOPS_AT_HEAD_MEMORY = 0.8
 """Of the head node's: beyond that, Ray's own services suffer."""
 
@@ -77,7 +77,7 @@ class Config:
     driver_kilobytes_per_chunk: float = 20
     """What Ray Data holds there of a task and its blocks."""
     published_megabytes_per_cpu: float = 34
-    """Of EMBEDDINGS that a core aggregates in a second (benchmarks.publish: 25 GB in 371 s on two)."""
+    """Of EMBEDDINGS, a second, that a core aggregates (benchmarks.publish: 25 GB, two, 371 s)."""
     planned_per_cpu: float = 190_000
     """Manifest rows a second (benchmarks.encode --only planning: 10 million in 26 s on two)."""
     adjectives: int = 32
