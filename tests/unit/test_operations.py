@@ -103,6 +103,16 @@ def test_what_is_in_time_is_left_alone():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("deadline", [None, timedelta(seconds=30)])
+def test_another_s_alarm_is_kept(deadline):
+    left, _ = signal.getitimer(signal.ITIMER_REAL)  # pytest-timeout's
+    handler = signal.getsignal(signal.SIGALRM)
+    with ended_by(deadline):
+        pass
+    assert 0 < left - 5 < signal.getitimer(signal.ITIMER_REAL)[0] <= left
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
 def test_sigterm_is_an_end_like_another():
     with pytest.raises(Stopped) as told, ended_by(None):
         os.kill(os.getpid(), signal.SIGTERM)
