@@ -10,7 +10,7 @@ from motif import schemas
 from motif.errors import InputError
 from motif.table.creator_table import CreatorTable
 
-SAME, MEAN, WHITENED = "same", "mean", "whitened"
+KINDS = (SAME, MEAN, WHITENED) = ("same", "mean", "whitened")
 
 RIDGE = 0.01
 """Of the largest variance, added to all: directions without spread are not blown up."""

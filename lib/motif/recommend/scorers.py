@@ -124,6 +124,11 @@ class SameForAll:
 
     of: Float[Tensor, " all_creators"]
 
+    @classmethod
+    def of_array(cls, values: Float[np.ndarray, " all_creators"]) -> "SameForAll":
+        """Take the scores from an array."""
+        return cls(torch.from_numpy(values))
+
     def scores(
         self, brands: Int[np.ndarray, " brands"], creators: Int[np.ndarray, " creators"]
     ) -> Float[Tensor, "brands creators"]:
