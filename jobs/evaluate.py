@@ -45,7 +45,7 @@ class Config:
     """With --interactions: hide creators, by a hash of their id; or those who were first worked
     with last, where interactions say when."""
     cold_fraction: float = 0.2
-    """With --interactions: share of the creators, or of the interactions in time, that is hidden."""
+    """With --interactions: share of creators, or of interactions in time, that is hidden."""
     collaborative: bool = True
     """With --interactions: also CB2CF, which takes longest."""
     output: str

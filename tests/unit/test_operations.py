@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from motif.artefacts.run import Recorder
-from motif.errors import ChecksFailed, DeadlinePassed, InputError, OutputHeld, Stopped
+from motif.errors import ChecksFailed, DeadlinePassed, InputError, OutputHeld
 from motif.operations import notify
 from motif.operations.deadline import ended_by, parse_duration
 from motif.operations.summary import Summary, exit_code_of
@@ -114,10 +116,17 @@ def test_another_s_alarm_is_kept(deadline):
 
 
 def test_sigterm_is_an_end_like_another():
-    with pytest.raises(Stopped) as told, ended_by(None):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert exit_code_of(told.value) == 143
+    script = """
+import os, signal, time
+from motif.command import exit_on_refusal
+from motif.operations.deadline import ended_by
+with exit_on_refusal(), ended_by(None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 143
+    assert ended.stderr == "error: told to stop; what was done is kept: the same command goes on\n"
 
 
 # -- webhooks -----------------------------------------------------------------------------------

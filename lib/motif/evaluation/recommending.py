@@ -117,6 +117,7 @@ def measure(
         (CHANCE, "", lambda: cold_start.Chance(seed)),
         (POPULAR, "", lambda: SameForAll.of_array(scorers.popularity(first, history, everybody))),
     ]
+    network = cb2cf.NetworkSettings(seed=seed)
     learned = None
     if collaborative:
         log.info("learning collaborative vectors of %d brands", history.shape[0])

@@ -1,5 +1,6 @@
 """Scores of creators for brands, in blocks: there is never a matrix of all brands and creators."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +84,7 @@ class Nearest:
 
     def _sparse(self, own: csr_array, columns: np.ndarray, kept: np.ndarray, known: int) -> Tensor:
         kept_before = np.concatenate([[0], np.cumsum(kept)])
+        warnings.filterwarnings("ignore", message="Sparse ", category=UserWarning)  # of its beta
         return torch.sparse_csr_tensor(
             torch.from_numpy(kept_before[own.indptr].astype(np.int64)),
             torch.from_numpy(columns[kept].astype(np.int64)),
