@@ -177,6 +177,7 @@ def training_set(
         validation_offsets=validation_offsets,
         counts=Counts(
             images=len(pictures.creator),
+            buckets=1,
             train_creators=len(order) - held_out,
             validation_creators=held_out,
             test_creators=pictures.creators - len(order),

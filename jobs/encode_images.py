@@ -19,6 +19,7 @@ from motif.encoder.source import resolve
 from motif.errors import InputError
 from motif.images.allowed import Allowed
 from motif.images.fetch import FetchLimits
+from motif.images.source import find
 from motif.on_ray import capacity, session
 from motif.on_ray.capacity import Capacity
 from motif.on_ray.encoding_run import EncodingRun
@@ -119,6 +120,9 @@ def main(config: Config, *, interrupt: Callable[[], None] = lambda: None) -> dic
     output = storage.absolute(config.output)
     session.use_endpoint(config.endpoint_url)
     found, record = update.look(output, overwrite=config.overwrite)
+    # What is quickly seen to be wrong first: the encoder may come from far away.
+    flags = options(config)
+    pieces = find(flags.images)
     source = resolve(config.encoder)
     session.connect()
     capacity.wait_for(config)
@@ -132,7 +136,8 @@ def main(config: Config, *, interrupt: Callable[[], None] = lambda: None) -> dic
         output=output,
         found=found,
         record=record,
-        options=options(config),
+        options=flags,
+        pieces=pieces,
         encoder=encoder,
         encoder_name=source.name,
         run_id=recorder.run_id,

@@ -1,10 +1,11 @@
 """EMBEDDINGS x SAME checkpoint -> metrics.json and report.html. Needs no Ray.
 
 python -m jobs.evaluate --embeddings URI --model URI --output URI
+python -m jobs.evaluate --interactions URI --table URI --output URI
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from motif import command, storage
@@ -13,8 +14,9 @@ from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError
 from motif.evaluation import evaluate as evaluation
-from motif.evaluation import report
+from motif.evaluation import recommending, report
 from motif.evaluation.sample import OBJECT, choose, truth_columns
+from motif.recommend import cold_start, contents, interactions
 from motif.space import require_same
 
 log = logging.getLogger("motif.evaluate")
@@ -25,13 +27,27 @@ OWNED = ("metrics.json", "report.html")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Measure a SAME checkpoint on creators, and write a report to look at."""
+    """Measure a SAME checkpoint on creators, and write a report to look at.
 
-    embeddings: str
+    Or, with --interactions and --table, how well creators without history are found for brands.
+    """
+
+    embeddings: str = ""
     """Folder of EMBEDDINGS. Local or s3://. Where they carry a column `object`, it is also measured
     how often a creator's theme counts for more than what an image shows."""
-    model: str
+    model: str = ""
     """Folder of the SAME checkpoint, trained in the space of EMBEDDINGS."""
+    interactions: str = ""
+    """In place of both: who has worked with whom, as of jobs.recommend."""
+    table: str = ""
+    """With --interactions: CREATORS, its version that is live."""
+    hold_out: Literal["creators", "time"] = "creators"
+    """With --interactions: hide creators, by a hash of their id; or those who were first worked
+    with last, where interactions say when."""
+    cold_fraction: float = 0.2
+    """With --interactions: share of creators, or of interactions in time, that is hidden."""
+    collaborative: bool = True
+    """With --interactions: also CB2CF, which takes longest."""
     output: str
     """Folder of metrics.json and report.html."""
     encoder: str = ""
@@ -53,9 +69,10 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Measure, draw, write the report, and only then mark it finished."""
-    if config.seed < 0:
-        raise InputError(f"--seed {config.seed}: expected 0 or more")
+    check(config)
     recorder = run.Recorder(ARTEFACT, config)
+    if config.interactions:
+        return evaluate_recommending(config, recorder)
     output = storage.absolute(config.output)
     run.require_replaceable(output, ARTEFACT, overwrite=config.overwrite)
     embeddings = Embeddings.open(config.embeddings)
@@ -91,6 +108,64 @@ def main(config: Config) -> dict[str, Any]:
             "encoder": checkpoint.encoder_space.to_json(),
         },
         verdict=metrics["verdict"],
+    )
+    log.info("%s", metrics["verdict"])
+    log.info("open %s", storage.join(output, "report.html"))
+    return record
+
+
+def check(config: Config) -> None:
+    """Refuse flags that make no sense.
+
+    Raises:
+        InputError: Names them.
+    """
+    if config.seed < 0:
+        raise InputError(f"--seed {config.seed}: expected 0 or more")
+    if not 0 < config.cold_fraction < 1:
+        raise InputError(f"--cold-fraction {config.cold_fraction:g}: expected more than 0, below 1")
+    of_same, of_brands = (config.embeddings, config.model), (config.interactions, config.table)
+    if all(of_same) == all(of_brands) or (any(of_same) and any(of_brands)):
+        raise InputError("name --embeddings and --model, or --interactions and --table")
+
+
+def evaluate_recommending(config: Config, recorder: run.Recorder) -> dict[str, Any]:
+    """Measure how well creators without history are found."""
+    output = storage.absolute(config.output)
+    run.require_replaceable(output, ARTEFACT, overwrite=config.overwrite)
+    creators = {kind: contents.of_table(config.table, kind) for kind in contents.KINDS}
+    first = creators[contents.SAME]
+    found = interactions.read(config.interactions, first.ids)
+    if config.hold_out == "time":
+        holdout = cold_start.by_time(found, config.cold_fraction)
+    else:
+        holdout = cold_start.by_creators(found, config.cold_fraction, config.seed)
+    if config.dry_run:
+        plan = {
+            "dry_run": True,
+            **asdict(found.counts),
+            "hidden_creators": len(holdout.cold),
+            "brands_ranked_for": len(holdout.brands),
+        }
+        return command.show_plan(plan, as_json=config.json)
+    with recorder.timed("measure"):
+        result = recommending.measure(
+            found,
+            {kind: one.vectors for kind, one in creators.items()},
+            holdout,
+            collaborative=config.collaborative,
+            seed=config.seed,
+        )
+        metrics = recommending.to_metrics(result, found)
+    run.claim(output, ARTEFACT, overwrite=config.overwrite, owned=OWNED, plan=None)
+    with recorder.timed("report"):
+        page = recommending.render(
+            result, found, table=first.uri, run_id=recorder.run_id, created_at=recorder.started_at
+        )
+    storage.write_json(storage.join(output, "metrics.json"), metrics)
+    storage.write_bytes(storage.join(output, "report.html"), page.encode())
+    record = recorder.finish(
+        output, counts=metrics["counts"], space=first.space, verdict=metrics["verdict"]
     )
     log.info("%s", metrics["verdict"])
     log.info("open %s", storage.join(output, "report.html"))

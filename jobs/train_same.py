@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from motif import command, storage
 from motif import space as spaces
-from motif.artefacts import checkpoint, run
+from motif.artefacts import checkpoint, run, training_set
 from motif.artefacts.embeddings import Embeddings
 from motif.artefacts.training_set import Split
 from motif.errors import InputError
@@ -38,6 +38,9 @@ class Config(Hyperparameters, Capacity):
     """Share of the other creators that training is stopped and chosen by."""
     test_fold: int = 0
     """Which stretch of the hash is held out, for cross-validation."""
+    max_images: int = training_set.MAX_IMAGES
+    """Of larger EMBEDDINGS learn from a sample of creators with about so many images: all of the
+    creators of some buckets."""
     input: Literal["auto", "embedding", "features"] = "auto"
     """Column of EMBEDDINGS to learn from; `auto`: `features` where it is there."""
     num_workers: int = 1
@@ -76,6 +79,8 @@ class Config(Hyperparameters, Capacity):
                 f"--test-fold {self.test_fold}: expected 0 to {folds - 1} with --test-fraction"
                 f" {self.test_fraction:g}, so that folds do not overlap"
             )
+        if self.max_images < 1:
+            raise InputError(f"--max-images {self.max_images}: at least 1")
         if self.num_workers < 1:
             raise InputError(f"--num-workers {self.num_workers}: at least 1")
         if self.num_workers > min(SLICES, self.creators_per_batch):
@@ -109,6 +114,7 @@ def main(config: Config) -> dict[str, Any]:
             validation_fraction=config.validation_fraction,
             test_fold=config.test_fold,
         ),
+        max_images=config.max_images,
         hyper=config,
         scratch=config.scratch,
         save_every_seconds=60 * config.save_minutes,
@@ -171,6 +177,7 @@ def identity(plan: TrainPlan, embeddings: Embeddings) -> dict[str, Any]:
         "embeddings": [embeddings.uri, embeddings.snapshot.run_id, embeddings.space.fingerprint],
         "input_column": plan.input_column,
         "split": asdict(plan.split),
+        "max_images": plan.max_images,
         **hyper,
     }
     # As it will be read back: lists, not tuples.
@@ -179,18 +186,24 @@ def identity(plan: TrainPlan, embeddings: Embeddings) -> dict[str, Any]:
 
 def in_advance(plan: TrainPlan, embeddings: Embeddings) -> dict[str, Any]:
     """Return what `--dry-run` says."""
-    creators = set(embeddings.read(["creator_id"])["creator_id"].to_pylist())
-    names = [plan.split.of(creator) for creator in creators]
+    buckets = training_set.sample(embeddings, plan.max_images)
+    names: list[str] = []
+    images = 0
+    for bucket in buckets:
+        found = embeddings.read_bucket(bucket, ["creator_id"])["creator_id"]
+        names += [plan.split.of(creator) for creator in found.unique().to_pylist()]
+        images += len(found)
     dim = 0
     if plan.input_column in embeddings.schema.names:
         dim = embeddings.schema.field(plan.input_column).type.list_size
     return {
         "dry_run": True,
-        "images": embeddings.counts["embedded"],
+        "images": images,
+        "buckets": f"{len(buckets)} of {embeddings.buckets}",
         **{f"{s}_creators": names.count(s) for s in ("train", "validation", "test")},
         "input_column": plan.input_column,
         "space": embeddings.space.to_json(),
-        "scratch_bytes_per_node_at_most": 2 * dim * embeddings.counts["embedded"],
+        "scratch_bytes_per_node_at_most": 2 * dim * images,
         "steps_at_most": plan.hyper.steps,
         "images_per_step_at_most": 2 * max(plan.hyper.set_sizes) * plan.hyper.creators_per_batch,
     }

@@ -267,6 +267,7 @@ def make_training_set(
         validation_offsets=validation_offsets,
         counts=Counts(
             images=len(creator),
+            buckets=1,
             train_creators=len(training),
             validation_creators=len(validation),
             test_creators=0,

@@ -1,4 +1,4 @@
-"""`motif`: queries of the table; `cli_maintenance` keeps it in order, `cli_status` watches."""
+"""`motif`: queries of tables; `cli_maintenance` keeps it in order, `cli_status` watches."""
 
 import functools
 import operator
@@ -11,6 +11,7 @@ import tyro
 from motif import cli_maintenance, cli_output, cli_status, command
 from motif.errors import InputError
 from motif.table import LIVE, CreatorTable
+from motif.table.recommendations import RecommendationTable
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 """A flag that may be given several times, with one value each."""
@@ -165,11 +166,39 @@ class Get(_Reading):
         cli_output.write(rows, as_json=self.json, arrow=self.arrow, as_text=cli_output.as_records)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recommend:
+    """Creators without history whom jobs.recommend found for a brand."""
+
+    table: str
+    """DATABASE/TABLE.lance of recommendations, local or s3://."""
+    brand: str
+    """brand_id."""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """How many, at most as many as the job wrote."""
+    version: str = LIVE
+    """A tag, or a version's number."""
+    json: bool = False
+    """Print JSON."""
+    arrow: str = ""
+    """Write an Arrow IPC stream to this file; `-` is standard output."""
+
+    def run(self) -> None:
+        """Read and write."""
+        if self.json and self.arrow:
+            raise InputError("--json and --arrow: an answer is written in one form")
+        number = self.version.isascii() and self.version.isdigit()
+        table = RecommendationTable.open(self.table, int(self.version) if number else self.version)
+        rows = table.for_brand(self.brand, self.k)
+        cli_output.write(rows, as_json=self.json, arrow=self.arrow, as_text=cli_output.as_text)
+
+
 SUBCOMMANDS: dict[str, type[Command]] = {
     "lookalikes": Lookalikes,
     "rank": Rank,
     "search": Search,
     "get": Get,
+    "recommend": Recommend,
     "status": cli_status.Status,
     **cli_maintenance.SUBCOMMANDS,
 }
@@ -183,7 +212,7 @@ def main() -> None:
     request: Command = tyro.cli(
         functools.reduce(operator.or_, commands),  # type: ignore[arg-type]
         prog="motif",
-        description="Query a CREATORS table, its version that is live; watch it; keep it in order.",
+        description="Query a table, its version that is live; watch it; keep it in order.",
     )
     with command.exit_on_refusal():
         command.log_to_stderr()

@@ -73,6 +73,19 @@ CREATOR_DRAFT = (
     pa.field("updated_at", pa.timestamp("us", tz="UTC"), nullable=False),
 )
 
+# Of the table of recommendations alone.
+RECOMMENDATIONS_VERSION = 1
+RECOMMENDATIONS = pa.schema(
+    [
+        pa.field("brand_id", pa.string(), nullable=False),
+        pa.field("creator_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("because", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
 FLOAT = pa.float32()
 # Of `features`, which with float32 have the same hit rates and twice the bytes.
 HALF = pa.float16()

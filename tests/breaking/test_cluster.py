@@ -53,6 +53,7 @@ def test_a_node_is_killed_with_all_its_processes(cluster, start, server, picture
     commands.require_once(output, pictures.uris)
 
 
+@pytest.mark.soak
 def test_an_encoder_is_killed(cluster, start, server, pictures, tmp_path):
     server.delay_seconds = DELAY_SECONDS
     output = tmp_path / "out"

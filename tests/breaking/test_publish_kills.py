@@ -157,12 +157,15 @@ def test_readers_see_whole_versions_whatever_is_killed_and_whoever_races(place):
         live = lance.dataset(str(place.table), version=LIVE).version
         assert latest > live, "it was killed too early or too late"
         assert place.live().equals(before)
-        # Of two publishers one completes it, and the other is told.
+        # Of two publishers one completes it, and the other is told; more races are in `soak`.
         with place.start() as first, place.start() as second:
             ended = [job.wait() for job in (first, second)]
         winner, loser = sorted(ended, key=lambda one: one.code)
         winner.require_success()
-        loser.require_refusal(OutputHeld.exit_code, "is held by run")
+        if loser.code:  # where it came late, there was nothing left to do
+            loser.require_refusal(OutputHeld.exit_code, "is held by run")
+        else:
+            assert "is up to date" in loser.text
         require_whole(place, 1, CREATORS + 2)
         place.mark(2)
         place.publish("--full").require_success()

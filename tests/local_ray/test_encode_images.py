@@ -265,6 +265,7 @@ def test_running_again_encodes_nothing(finished, manifest, ray_local):
     assert kinds == {"run.json", "snapshots", "failures"}  # the rejected rows are written anew
 
 
+@pytest.mark.soak
 def test_other_columns_are_refused_by_the_command(finished, manifest):
     output, _ = finished
     before = snapshot(output)
@@ -283,6 +284,7 @@ def test_other_columns_are_refused_by_the_command(finished, manifest):
     assert snapshot(output) == before
 
 
+@pytest.mark.soak
 def test_without_features_and_then_with_them(ray_local, tmp_path, library):
     output = tmp_path / "out"
     job(library, output, features=False)

@@ -156,6 +156,7 @@ def test_the_papers_network_is_one_flag_away(signed, tmp_path, ray_local):
     assert list(scratch.iterdir()) == [], "the training set is scratch"
 
 
+@pytest.mark.soak
 def test_features_are_learned_from_where_they_are(tmp_path, ray_local):
     ids, vectors = themed(30, 4, 6)
     rows = rows_of(ids, vectors)

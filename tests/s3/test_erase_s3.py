@@ -56,14 +56,14 @@ def objects(s3, prefix: str) -> dict[str, bytes]:
 
 def test_readers_see_what_was_gone_back_to_and_cleanup_keeps_it(s3, table):
     newest, oldest = published(table)
-    assert Rollback(table=table, to=oldest).perform()["from_version"] == newest
+    assert Rollback(table=table, to=str(oldest)).perform()["from_version"] == newest
     assert len(CreatorTable.open(table)) == 3
-    Rollback(table=table, to=newest).perform()
+    Rollback(table=table, to=str(newest)).perform()
     done = Cleanup(table=table, older_than="0d").perform()
     assert (done["kept_versions"], published(table)) == ([newest], [newest])
     assert len(CreatorTable.open(table)) == 8
     with pytest.raises(InputError, match="has no such version"):
-        Rollback(table=table, to=oldest).perform()
+        Rollback(table=table, to=str(oldest)).perform()
 
 
 def test_somebody_is_gone_from_the_bucket(s3, table, request):
@@ -88,8 +88,8 @@ def test_somebody_is_gone_from_the_bucket(s3, table, request):
     assert Embeddings.open(folder).counts["creators"] == 7
     assert storage.exists(where.beside("erasures", f"{done['run_id']}.json"))
     with pytest.raises(InputError, match="held somebody who was erased"):
-        Rollback(table=table, to=newest).perform()
-    assert Rollback(table=table, to=oldest).perform()["rows"] == 3
+        Rollback(table=table, to=str(newest)).perform()
+    assert Rollback(table=table, to=str(oldest)).perform()["rows"] == 3
     tags = lance.dataset(table, storage_options=options).tags
     assert tags.get_version(LIVE) == oldest
     again = Erase(creator=(WHO,), table=(table,), embeddings=(folder,)).perform()

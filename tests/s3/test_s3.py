@@ -158,7 +158,7 @@ def test_encode_from_s3_to_s3(s3, prefix, picture, ray_local):
     record = main(config)
     assert record["counts"] == {
         **{"rows": 11, "embedded": 8, "failed": 3, "removed": 0, "duplicates": 0, "creators": 3},
-        "failed_by_class": {"not_an_image": 1, "not_found": 2},
+        "failed_by_class": {"denied": 1, "not_an_image": 1, "not_found": 1},
     }
     assert json.loads(
         s3.get_object(Bucket=BUCKET, Key=f"{prefix}/out/run.json")["Body"].read()

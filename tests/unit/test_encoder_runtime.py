@@ -260,6 +260,7 @@ def assert_same_vectors(fast: Encoder, expected: Encoder) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.soak
 def test_inductor_gives_the_same_vectors_and_compiles_once(folder, tiny):
     fast = Encoder(resolve(f"local-dir:{folder}"), precision=torch.float32, features=True)
     fast._tower = compiled.by_inductor(fast._tower, 32, fast.device)
@@ -280,6 +281,7 @@ with exit_on_refusal():
 """
 
 
+@pytest.mark.soak
 def test_inductor_without_a_compiler_is_refused(folder, tmp_path):
     environment = {
         **os.environ,

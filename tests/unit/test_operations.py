@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from motif.artefacts.run import Recorder
-from motif.errors import ChecksFailed, DeadlinePassed, InputError, OutputHeld, Stopped
+from motif.errors import ChecksFailed, DeadlinePassed, InputError, OutputHeld
 from motif.operations import notify
 from motif.operations.deadline import ended_by, parse_duration
 from motif.operations.summary import Summary, exit_code_of
@@ -103,11 +105,28 @@ def test_what_is_in_time_is_left_alone():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("deadline", [None, timedelta(seconds=30)])
+def test_another_s_alarm_is_kept(deadline):
+    left, _ = signal.getitimer(signal.ITIMER_REAL)  # pytest-timeout's
+    handler = signal.getsignal(signal.SIGALRM)
+    with ended_by(deadline):
+        pass
+    assert 0 < left - 5 < signal.getitimer(signal.ITIMER_REAL)[0] <= left
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
 def test_sigterm_is_an_end_like_another():
-    with pytest.raises(Stopped) as told, ended_by(None):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert exit_code_of(told.value) == 143
+    script = """
+import os, signal, time
+from motif.command import exit_on_refusal
+from motif.operations.deadline import ended_by
+with exit_on_refusal(), ended_by(None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 143
+    assert ended.stderr == "error: told to stop; what was done is kept: the same command goes on\n"
 
 
 # -- webhooks -----------------------------------------------------------------------------------

@@ -111,9 +111,25 @@ def test_folders_differ_with_all_that_the_set_depends_on(tmp_path):
         folder_name(opened, "features", SPLIT, "out"),
         folder_name(opened, "embedding", replace(SPLIT, test_fold=1), "out"),
         folder_name(opened, "embedding", SPLIT, "elsewhere"),
+        folder_name(opened, "embedding", SPLIT, "out", 100),
         folder_name(other, "embedding", SPLIT, "out"),
     }
-    assert len(names) == 5
+    assert len(names) == 6
+
+
+def test_of_many_images_a_sample_of_creators_is_learned_from(tmp_path):
+    opened = artefact(tmp_path, buckets=8)
+    whole = load(opened, "embedding", SPLIT, tmp_path / "whole", max_images=200)
+    found = load(opened, "embedding", SPLIT, tmp_path / "some", max_images=100)
+    assert whole.counts.buckets == 8
+    assert found.counts.buckets == 4
+    chosen = training_set.sample(opened, 100)
+    counts = [opened.read_bucket(b, ["creator_id"]).num_rows for b in range(8)]
+    assert found.counts.images == sum(counts[b] for b in chosen) < 200 == sum(counts)
+    everybody = {part.tobytes() for part in by_creator(whole)}
+    assert {part.tobytes() for part in by_creator(found)} < everybody  # all images of each
+    assert training_set.sample(opened, 100) == chosen
+    assert len(training_set.sample(opened, 1)) == 1
 
 
 @pytest.mark.parametrize("column", ["content_hash", "perceptual_hash"])

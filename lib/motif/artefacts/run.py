@@ -182,8 +182,11 @@ class Recorder:
         command.begin_run(self.run_id)
 
     def told_config(self) -> dict[str, Any]:
-        """Return the configuration as it is on record."""
-        return dataclasses.asdict(self.config)
+        """Return the configuration as it is on record, and as it will be read back: no tuples."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self.config).items()
+        }
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

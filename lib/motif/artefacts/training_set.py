@@ -31,6 +31,8 @@ from motif.triplets import offsets_of
 
 log = logging.getLogger(__name__)
 
+# With so many, some 200,000 creators, a node's disk holds them (61 GB of a ViT-B's features).
+MAX_IMAGES = 10_000_000
 # Bounds what validation costs; with so many, the standard error of a hit rate is below .016.
 VALIDATION_CREATORS = 1000
 VALIDATION_IMAGES = 40
@@ -53,9 +55,11 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the images and creators of EMBEDDINGS."""
+    """What became of the images and creators that were read."""
 
     images: int
+    buckets: int
+    """That were read; creators are in buckets by a hash, so that some buckets are a sample."""
     train_creators: int
     validation_creators: int
     test_creators: int
@@ -85,6 +89,7 @@ def load(
     split: Split,
     folder: Path,
     *,
+    max_images: int = MAX_IMAGES,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingSet:
     """Open the training set in `folder`; the first process of a node to come makes it.
@@ -94,7 +99,8 @@ def load(
         column: `embedding` or `features`.
         split: Which creators are for what.
         folder: On a disk of this node; its name must change with the other arguments.
-        report: Called with the buckets read so far and all there are, each read twice.
+        max_images: Of larger EMBEDDINGS only so many buckets are read that they hold about so many.
+        report: Called with the buckets read so far and all there are to read, each read twice.
 
     Raises:
         InputError: EMBEDDINGS has no such column, or a row that is zero or not finite.
@@ -111,7 +117,7 @@ def load(
             storage.remove(str(folder))
             folder.mkdir()
             try:
-                _write(embeddings, column, split, folder, report)
+                _write(embeddings, column, split, folder, sample(embeddings, max_images), report)
             except BaseException as error:
                 storage.remove(str(folder))
                 if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
@@ -130,16 +136,25 @@ def load(
     )
 
 
-def folder_name(embeddings: Embeddings, column: str, split: Split, output: str) -> str:
+def sample(embeddings: Embeddings, max_images: int) -> list[int]:
+    """Return the buckets to read, in order: all, or a sample of at least one."""
+    images, buckets = embeddings.counts["embedded"], embeddings.buckets
+    wanted = buckets if images <= max_images else max(1, buckets * max_images // images)
+    return sorted(np.random.default_rng(0).permutation(buckets)[:wanted].tolist())
+
+
+def folder_name(
+    embeddings: Embeddings, column: str, split: Split, output: str, max_images: int = MAX_IMAGES
+) -> str:
     """Return a folder's name that no other training set, nor another job's, has."""
-    told = [embeddings.uri, embeddings.snapshot.run_id, column, asdict(split), output]
+    told = [embeddings.uri, embeddings.snapshot.run_id, column, asdict(split), output, max_images]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return f"motif-training-{digest}"
 
 
 @dataclass(frozen=True)
 class _Images:
-    """All images, in the order of the buckets."""
+    """All images of the buckets that are read, in their order."""
 
     creator_ids: list[str]
     split: Int[np.ndarray, " creators"]
@@ -157,10 +172,10 @@ def _write(
     column: str,
     split: Split,
     folder: Path,
+    buckets: list[int],
     report: Callable[[int, int], None],
 ) -> None:
-    buckets = embeddings.buckets
-    images = _survey(embeddings, split, lambda done: report(done, 2 * buckets))
+    images = _survey(embeddings, buckets, split, lambda done: report(done, 2 * len(buckets)))
     seen = images.split[images.creator] != _SPLITS.index(splits.TEST)
     pictures = pictures_of(images.content[seen], images.perceptual[seen])
     copies, shared = repeats(images.creator[seen], pictures)
@@ -186,7 +201,7 @@ def _write(
         for name, file in ((splits.TRAIN, "rows.npy"), (splits.VALIDATION, "validation.npy"))
     }
     start = 0
-    for bucket in range(buckets):
+    for done, bucket in enumerate(buckets, start=1):
         rows = embeddings.read_bucket(bucket, ["creator_id", "image_id", column])
         stop = start + rows.num_rows
         target = targets[start:stop]
@@ -196,12 +211,13 @@ def _write(
             chosen = np.flatnonzero((target >= 0) & (place == number))
             if len(chosen):
                 files[name][target[chosen]] = _unit_rows(rows.take(pa.array(chosen)), column)
-        report(buckets + bucket + 1, 2 * buckets)
+        report(len(buckets) + done, 2 * len(buckets))
     np.save(folder / "offsets.npy", bounds[splits.TRAIN])
     np.save(folder / "validation_offsets.npy", bounds[splits.VALIDATION])
     by_split = np.bincount(images.split, minlength=len(_SPLITS)).tolist()
     counts = Counts(
         images=len(images.creator),
+        buckets=len(buckets),
         **{f"{name}_creators": n for name, n in zip(_SPLITS, by_split, strict=True)},
         copies=int(copies.sum()),
         shared=int(shared.sum()),
@@ -210,10 +226,12 @@ def _write(
     storage.write_json(str(folder / _INDEX), asdict(counts))
 
 
-def _survey(embeddings: Embeddings, split: Split, report: Callable[[int], None]) -> _Images:
+def _survey(
+    embeddings: Embeddings, buckets: list[int], split: Split, report: Callable[[int], None]
+) -> _Images:
     creator_ids: list[str] = []
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for bucket in range(embeddings.buckets):
+    for done, bucket in enumerate(buckets, start=1):
         rows = embeddings.read_bucket(bucket, ["creator_id", "content_hash", "perceptual_hash"])
         # A creator is in one bucket, and its rows are side by side.
         ids = pc.dictionary_encode(rows["creator_id"]).combine_chunks()
@@ -226,7 +244,7 @@ def _survey(embeddings: Embeddings, split: Split, report: Callable[[int], None])
                 partitions.hashes(rows["perceptual_hash"]),
             )
         )
-        report(bucket + 1)
+        report(done)
     if not creator_ids:
         raise InputError(f"{embeddings.uri} holds no images")
     creator, content, perceptual = (np.concatenate(part) for part in zip(*parts, strict=True))

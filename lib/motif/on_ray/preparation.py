@@ -11,10 +11,11 @@ from motif.artefacts.run import State
 from motif.artefacts.snapshot import Snapshot
 from motif.encoder.encoder import Encoder
 from motif.errors import InputError
-from motif.images import manifest, source
+from motif.images import manifest
 from motif.images import plan as planning
 from motif.images.fetch import FetchLimits
 from motif.images.plan import Request
+from motif.images.source import Piece
 from motif.on_ray import plan
 from motif.on_ray.encode import EncoderSettings, Resources
 from motif.on_ray.plan import Plan
@@ -57,30 +58,32 @@ class Preparation:
         found: State,
         record: dict[str, Any] | None,
         options: Options,
+        pieces: list[Piece],
         encoder: Encoder,
         encoder_name: str,
         run_id: str,
     ) -> None:
-        """Lay out the manifest and check that its rows may go into the output.
+        """Check that the manifest's rows may go into the output.
 
         Args:
             output: Folder of the artefact, absolute.
             found: What is there, from `update.look`.
             record: Its run.json, if the run builds on it.
             options: The flags.
+            pieces: Of the manifest, as `source.find` lays it out.
             encoder: Loaded in this process, to know its space and to time a sample; with features
                 if they are wanted.
             encoder_name: `--encoder`, absolute.
             run_id: Of the run.
 
         Raises:
-            InputError: The manifest is not there, or has other columns than the output.
+            InputError: The manifest has other columns than the output.
             SpaceError: The output is of another space.
         """
         self.output, self.found, self.options = output, found, options
         self.record, self.run_id = record, run_id
         self.encoder, self.encoder_name = encoder, encoder_name
-        self._pieces = source.find(options.images)
+        self._pieces = pieces
         self._carried = manifest.carried_fields(self._pieces, options.carry)
         schema = schemas.embeddings(
             encoder.space.dim,

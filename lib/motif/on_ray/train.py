@@ -47,6 +47,7 @@ class TrainPlan:
     output: str
     input_column: str
     split: Split
+    max_images: int
     hyper: Hyperparameters
     scratch: str
     """Folder on each node for its training set; empty for the node's own temporary folder."""
@@ -73,7 +74,9 @@ def _train_worker(config: dict[str, Any]) -> BaseException | None:
     """Train in one of the workers; return a refusal, which another attempt would not mend."""
     plan: TrainPlan = config["plan"]
     embeddings = Embeddings.open(plan.embeddings)
-    name = training_set.folder_name(embeddings, plan.input_column, plan.split, plan.output)
+    name = training_set.folder_name(
+        embeddings, plan.input_column, plan.split, plan.output, plan.max_images
+    )
     folder = Path(plan.scratch or tempfile.gettempdir()) / name
     refusal = _train(plan, embeddings, folder)
     # What dies instead of coming here leaves it: the next attempt begins with it.
@@ -95,6 +98,7 @@ def _train(plan: TrainPlan, embeddings: Embeddings, folder: Path) -> BaseExcepti
             plan.input_column,
             plan.split,
             folder,
+            max_images=plan.max_images,
             report=progress.reading if leads else lambda done, total: None,
         )
     except REFUSALS as error:

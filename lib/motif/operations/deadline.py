@@ -49,14 +49,10 @@ def ended_by(deadline: timedelta | None) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise Stopped("told to stop; what was done is kept: the same command goes on")
 
-    before = {s: signal.getsignal(s) for s in (signal.SIGALRM, signal.SIGTERM)}
-    signal.signal(signal.SIGALRM, too_late)
-    signal.signal(signal.SIGTERM, stop)
-    if deadline is not None:
-        signal.setitimer(signal.ITIMER_REAL, deadline.total_seconds())
-    try:
+    with contextlib.ExitStack() as before:
+        before.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stop))
+        if deadline is not None:  # else the alarm stays whose it is
+            before.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, too_late))
+            left, _ = signal.setitimer(signal.ITIMER_REAL, deadline.total_seconds())
+            before.callback(signal.setitimer, signal.ITIMER_REAL, left)
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)

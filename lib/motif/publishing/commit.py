@@ -21,7 +21,15 @@ from motif.errors import ContractError, OutputError
 from motif.publishing.directions import Directions
 from motif.publishing.population import Population
 from motif.publishing.rows import Completion, score_columns
-from motif.table.layout import LIVE, METADATA_KEY, TableUri, is_unfinished, metadata_of
+from motif.table.layout import (
+    CREATORS,
+    LIVE,
+    METADATA_KEY,
+    TABLES,
+    TableUri,
+    is_unfinished,
+    metadata_of,
+)
 
 # Below it, LanceDB's own advice is to search without an index.
 INDEX_FROM_ROWS = 100_000
@@ -48,12 +56,13 @@ class Tagged:
         return self.dataset.version
 
 
-def require_ours(table: TableUri) -> None:
+def require_ours(table: TableUri, artefact: str = CREATORS) -> None:
     """Refuse to write where something else is.
 
     Raises:
-        OutputError: The place holds something that is not a CREATORS table.
+        OutputError: The place holds something that is no such table of ours.
     """
+    flag = "--table" if artefact == CREATORS else "--output"
     fs, path = storage.open_filesystem(table.uri)
     fs.invalidate_cache()
     if not fs.exists(path):
@@ -64,12 +73,12 @@ def require_ours(table: TableUri) -> None:
         if is_unfinished(table):
             return
         raise OutputError(
-            f"--table {table.uri} is there and is no Lance table; it is left as it is: name another"
+            f"{flag} {table.uri} is there and is no Lance table; it is left as it is: name another"
         ) from error
-    if metadata_of(schema) is None:
+    if metadata_of(schema, (artefact,)) is None:
+        what = f"holds no {artefact}" if metadata_of(schema, TABLES) else "Motif did not make"
         raise OutputError(
-            f"--table {table.uri} is a Lance table that Motif did not make; it is left as it is:"
-            " name another"
+            f"{flag} {table.uri} is a Lance table that {what}; it is left as it is: name another"
         )
 
 

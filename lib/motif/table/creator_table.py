@@ -109,6 +109,14 @@ class CreatorTable:
         found = self._dataset.to_table(columns=["creator_id"])
         return sorted(found["creator_id"].to_pylist())
 
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return some columns of all creators, in no order.
+
+        Raises:
+            InputError: There is no such column.
+        """
+        return self._dataset.to_table(columns=self._known(names))
+
     def get(self, ids: str | Sequence[str], *, columns: Sequence[str] = ()) -> pa.Table:
         """Return the rows of some creators.
 

@@ -23,6 +23,9 @@ import pyarrow as pa
 from motif import storage
 from motif.errors import InputError
 
+CREATORS, RECOMMENDATIONS = "creators", "recommendations"
+TABLES = (CREATORS, RECOMMENDATIONS)
+"""Artefacts that are tables."""
 LIVE = "live"
 CANDIDATE = "candidate"
 """Tag of a version that was checked and waits to be promoted."""
@@ -41,8 +44,8 @@ class TableUri:
     name: str
 
     @classmethod
-    def parse(cls, uri: str) -> "TableUri":
-        """Take a table URI apart.
+    def parse(cls, uri: str, flag: str = "--table") -> "TableUri":
+        """Take a table URI apart; `flag` is what refusals name.
 
         Raises:
             InputError: It does not end in `/NAME.lance`, LanceDB takes no such name, or its scheme
@@ -53,12 +56,12 @@ class TableUri:
         # `s3://NAME.lance` is a bucket, and `s3:/` what would be left of it.
         if not name.endswith(SUFFIX) or name == SUFFIX or database in ("", "s3:/"):
             raise InputError(
-                f"--table {uri}: expected DATABASE/TABLE{SUFFIX} or s3://bucket/db/TABLE{SUFFIX}"
+                f"{flag} {uri}: expected DATABASE/TABLE{SUFFIX} or s3://bucket/db/TABLE{SUFFIX}"
             )
         # LanceDB takes a question mark in a folder for the end of it.
         if not _NAME.fullmatch(name) or "?" in database:
             raise InputError(
-                f"--table {uri}: the name {name!r} may hold only letters A to Z, digits, `_`, `-`"
+                f"{flag} {uri}: the name {name!r} may hold only letters A to Z, digits, `_`, `-`"
                 " and `.`, and its folder no `?`"
             )
         return cls(database, name.removesuffix(SUFFIX))
@@ -86,8 +89,10 @@ def is_unfinished(table: TableUri) -> bool:
     )
 
 
-def metadata_of(schema: pa.Schema) -> dict[str, Any] | None:
-    """Return what a publish recorded in the table's schema; None when it is not ours."""
+def metadata_of(
+    schema: pa.Schema, artefacts: tuple[str, ...] = (CREATORS,)
+) -> dict[str, Any] | None:
+    """Return what a job recorded in the table's schema; None when it is no such table of ours."""
     text = (schema.metadata or {}).get(METADATA_KEY)
     if text is None:
         return None
@@ -95,4 +100,4 @@ def metadata_of(schema: pa.Schema) -> dict[str, Any] | None:
         value = json.loads(text)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and value.get("artefact") == "creators" else None
+    return value if isinstance(value, dict) and value.get("artefact") in artefacts else None

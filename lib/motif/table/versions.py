@@ -1,4 +1,4 @@
-"""Versions of a CREATORS table: list them, go back to one, drop old ones. No Ray, no torch.
+"""Versions of a table: list them, go back to one, drop old ones. No Ray, no torch.
 
 One publish makes several versions for Lance: rows, then each index. Its last one is checked, named
 by its record and tagged `live`; the others, and those of a publish that was killed, were never
@@ -20,7 +20,7 @@ import lance
 from motif import storage
 from motif.artefacts import lock
 from motif.errors import InputError
-from motif.table.layout import CANDIDATE, LIVE, TableUri, is_unfinished, metadata_of
+from motif.table.layout import CANDIDATE, LIVE, TABLES, TableUri, is_unfinished, metadata_of
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def open_latest(table: TableUri) -> lance.LanceDataset:
     try:
         dataset = open_version(table, None)
         tags = dataset.tags.list()
-        schema = dataset.schema if metadata_of(dataset.schema) else None
+        schema = dataset.schema if metadata_of(dataset.schema, TABLES) else None
         if schema is None and LIVE in tags:
             schema = dataset.checkout_version(tags[LIVE]["version"]).schema
     except (ValueError, OSError) as error:
@@ -75,8 +75,8 @@ def open_latest(table: TableUri) -> lance.LanceDataset:
         if is_unfinished(table):
             reason = "holds no version yet: its first publish has not finished"
         raise InputError(f"--table {table.uri} {reason}") from error
-    if schema is None or metadata_of(schema) is None:
-        raise InputError(f"--table {table.uri} is a Lance table, but not one of CREATORS")
+    if schema is None or metadata_of(schema, TABLES) is None:
+        raise InputError(f"--table {table.uri} is a Lance table, but not one of Motif's")
     return dataset
 
 
@@ -101,7 +101,7 @@ def list_versions(table: TableUri) -> list[Version]:
     found = []
     for one in dataset.versions():
         number, made_at = one["version"], cast(datetime, one["timestamp"])
-        told = metadata_of(dataset.checkout_version(number).schema)
+        told = metadata_of(dataset.checkout_version(number).schema, TABLES)
         run_id = str(told.get("run_id")) if told else None
         record = records.get(run_id or "", {})
         names = tuple(sorted(tags.get(number, ())))
@@ -144,7 +144,7 @@ def rollback(table: TableUri, to: int | str, *, single_writer: bool = False) -> 
 
     Raises:
         InputError: That version is not there, was dropped by an erasure, was never checked, or is
-            not one of CREATORS.
+            not one of Motif's.
         OutputHeld: A publish, or another writer, is at work.
     """
     open_latest(table)  # before the lock, which makes a folder
@@ -188,7 +188,7 @@ def _go_to(table: TableUri, to: int | str, held: lock.Held) -> dict[str, Any]:
     if target is None:
         raise InputError(_absent(table, to, versions.values()))
     if target.run_id is None:
-        raise InputError(f"--to {to}: that version of {table.uri} is not one of CREATORS")
+        raise InputError(f"--to {to}: that version of {table.uri} is not one of Motif's")
     if not target.published:
         raise InputError(
             f"--to {to}: that version of {table.uri} was never published, only passed on the"
@@ -324,7 +324,7 @@ def _unnamed(table: TableUri, kept: list[Version], before: datetime) -> list[str
     records = dict(publish_records(table))
     named = ""
     for version in kept:
-        told = metadata_of(dataset.checkout_version(version.version).schema)
+        told = metadata_of(dataset.checkout_version(version.version).schema, TABLES)
         named += json.dumps([told, records.get(version.run_id or "")])
     return [
         uri
