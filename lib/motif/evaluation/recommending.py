@@ -71,8 +71,8 @@ class ColdStart:
         base = self.find(*BASE)
         if base is None:
             return None
-        of_both = (each.at(HEADLINE, HEADLINE_DEPTH) for each in (one, base))
-        return cold_start.ratio(*of_both)
+        mine, plain = (each.at(HEADLINE, HEADLINE_DEPTH) for each in (one, base))
+        return cold_start.ratio(mine, plain)
 
     def verdict(self) -> str:
         """Return the result in a sentence."""
@@ -112,7 +112,7 @@ def measure(
     history = holdout.history
     known = np.unique(history.indices)
     first = next(iter(contents.values()))
-    everybody = np.arange(history.shape[1])
+    everybody = np.arange(len(first))
     jobs: list[tuple[str, str, Callable[[], Scorer]]] = [
         (CHANCE, "", lambda: cold_start.Chance(seed)),
         (POPULAR, "", lambda: SameForAll.of_array(scorers.popularity(first, history, everybody))),
@@ -120,7 +120,7 @@ def measure(
     network = cb2cf.NetworkSettings(seed=seed)
     learned = None
     if collaborative:
-        log.info("learning collaborative vectors of %d brands", history.shape[0])
+        log.info("learning collaborative vectors")
         learned = bpr.fit(history, bpr.BprSettings(seed=seed))
     for kind, vectors in contents.items():
         jobs += [
@@ -128,8 +128,7 @@ def measure(
             (KNN, kind, lambda v=vectors: scorers.Nearest(v, history)),
         ]
         if learned is not None:
-            settings = cb2cf.NetworkSettings(seed=seed)
-            jobs.append((CB2CF, kind, lambda v=vectors: cb2cf.predict(v, learned, known, settings)))
+            jobs.append((CB2CF, kind, lambda v=vectors: cb2cf.predict(v, learned, known, network)))
     ranked = []
     for method, kind, scorer in jobs:
         one = Ranked(method, kind, cold_start.measure(scorer(), holdout))

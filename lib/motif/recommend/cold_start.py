@@ -75,7 +75,7 @@ def _place(creator_id: str, seed: int) -> float:
 
 def _cut(interactions: Interactions, cold: np.ndarray, early: np.ndarray, kind: str) -> Holdout:
     weights = interactions.weights
-    is_cold = np.zeros(weights.shape[1], bool)
+    is_cold = np.zeros(len(interactions.creator_ids), bool)
     is_cold[cold] = True
     of_cold = is_cold[weights.indices]
     history, hidden = _only(weights, early & ~of_cold), _only(weights, of_cold)

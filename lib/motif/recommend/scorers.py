@@ -89,7 +89,7 @@ class Nearest:
             torch.from_numpy(kept_before[own.indptr].astype(np.int64)),
             torch.from_numpy(columns[kept].astype(np.int64)),
             torch.from_numpy(own.data[kept].astype(np.float32)),
-            size=(own.shape[0], known),
+            size=(len(own.indptr) - 1, known),
             device=self._device,
         )
 
@@ -157,7 +157,7 @@ def popularity(
     The mean of log(1 + brands) over the `neighbours` known creators nearest by content; not the
     creator's own.
     """
-    brands = np.bincount(history.indices, minlength=history.shape[1])
+    brands = np.bincount(history.indices, minlength=len(content))
     known = np.flatnonzero(brands)
     popular = np.log1p(brands[known]).astype(np.float32)
     of_known = torch.from_numpy(content[known])
@@ -215,7 +215,7 @@ def best(
 def _without(
     scores: Float[Tensor, "brands creators"], pairs: csr_array, creators: np.ndarray
 ) -> Float[Tensor, "brands creators"]:
-    rows = np.repeat(np.arange(pairs.shape[0]), np.diff(pairs.indptr))
+    rows = np.repeat(np.arange(len(pairs.indptr) - 1), np.diff(pairs.indptr))
     places = np.searchsorted(creators, pairs.indices)
     there = places < len(creators)
     there[there] = creators[places[there]] == pairs.indices[there]

@@ -115,7 +115,7 @@ class CreatorTable:
         Raises:
             InputError: There is no such column.
         """
-        return self._dataset.to_table(columns=self._known(names))
+        return self._dataset.to_table(columns=list(self._known(names)))
 
     def get(self, ids: str | Sequence[str], *, columns: Sequence[str] = ()) -> pa.Table:
         """Return the rows of some creators.
