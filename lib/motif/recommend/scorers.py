@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 
-NEIGHBOURS, TEMPERATURE = 10, 0.2
+NEIGHBOURS, TEMPERATURE = 100, 0.2
 POPULARITY_NEIGHBOURS = 50
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Says how well creators suit brands."""
 
