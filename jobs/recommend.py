@@ -8,10 +8,11 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import tyro
 from safetensors.numpy import load, save
 from scipy.sparse import csr_array
 
@@ -52,7 +53,7 @@ class Config(Capacity):
     over all creators."""
     candidates: Literal["cold", "unseen"] = "cold"
     """cold: creators with whom nobody has worked. unseen: with whom this brand has not."""
-    k: int = 100
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 100
     """Creators for each brand."""
     neighbours: int = scorers.NEIGHBOURS
     """knn: creators of a brand's that count for a candidate, at most."""

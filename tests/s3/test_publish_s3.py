@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs import publish_creators
+from jobs import publish_creators, recommend
 from motif import storage
 from motif.encoder.encoder import Encoder
 from motif.encoder.source import resolve
 from motif.errors import InputError, OutputError
 from motif.model import SameNetwork
 from motif.table import LIVE, CreatorTable, TableUri
+from motif.table.recommendations import RecommendationTable
 from tests.synthetic import (
     grow_embeddings,
     make_whitening,
@@ -164,3 +165,20 @@ def test_tables_that_are_not_there_are_one_line(s3, uri):
 
 def test_a_database_is_apart_from_its_table():
     assert TableUri.parse(TABLE) == TableUri(f"s3://{BUCKET}/db", "creators")
+
+
+def test_recommendations_in_the_bucket(s3, published):
+    pairs = "".join(f"b{i % 3},creator-{i:03d}\n" for i in range(6))
+    interactions = f"s3://{BUCKET}/in/interactions.csv"
+    storage.write_bytes(interactions, f"brand_id,creator_id\n{pairs}".encode())
+    output = f"s3://{BUCKET}/db/for_brands.lance"
+    record = recommend.main(
+        recommend.Config(interactions=interactions, table=TABLE, output=output, k=4)
+    )
+    table = RecommendationTable.open(output)
+    assert record["counts"]["rows"] == 3 * 4
+    cold = {f"creator-{i:03d}" for i in range(6, 12)}
+    for brand in ("b0", "b1", "b2"):
+        found = table.for_brand(brand)
+        assert set(found["creator_id"].to_pylist()) <= cold
+        assert found.num_rows == 4
