@@ -15,7 +15,7 @@ from tests.breaking import commands
 from tests.synthetic import make_space, publish, rows_of, themed, write_checkpoint, write_embeddings
 
 CREATORS = 20
-READS_PER_SECOND = 40.0
+READS_PER_SECOND = 20.0
 BUSY_SECONDS = 6.0
 
 
