@@ -420,6 +420,7 @@ def command(images: Path, output: Path, *flags: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.soak
 def test_json_is_the_record_alone(library, tmp_path):
     output = tmp_path / "out"
     done = command(library, output, "--json")

@@ -68,10 +68,10 @@ def output(encoded, tmp_path) -> Path:
 @pytest.mark.parametrize(
     "how",
     [
-        {},
         {"manifest": "full"},
-        {"overwrite": True},
-        {"retry_failed": (), "verify": True},
+        pytest.param({}, marks=pytest.mark.soak),
+        pytest.param({"overwrite": True}, marks=pytest.mark.soak),
+        pytest.param({"retry_failed": (), "verify": True}, marks=pytest.mark.soak),
     ],
 )
 def test_a_creator_who_was_erased_stays_out(encoded, output, how):

@@ -132,6 +132,7 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(signed, tmp_path,
         train(signed, tmp_path / "same", num_workers=16)
 
 
+@pytest.mark.soak
 def test_an_embedding_that_is_none_is_refused_by_name(ray_local, tmp_path, monkeypatch, capfd):
     ids, vectors = themed(30, 3, 6)
     vectors[40] = float("nan")

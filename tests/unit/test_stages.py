@@ -209,6 +209,7 @@ def test_tower_that_tells_no_stages_has_its_embedding():
     assert torch.equal(features, embedding)
 
 
+@pytest.mark.soak
 @NEEDS_OPENVINO
 def test_openvino_s_features_are_the_same(tmp_path):
     """Of convolutions with their normalisations folded, and of attention."""
