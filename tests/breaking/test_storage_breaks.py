@@ -90,6 +90,7 @@ def test_write_permission_is_taken_away(start, server, pictures, tmp_path):
     commands.require_once(output, pictures.uris)
 
 
+@pytest.mark.soak
 def test_the_disk_of_the_output_is_full(start, server, pictures, tmp_path):
     """On a small file system in a mount namespace, which is gone with its last process."""
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:

@@ -294,6 +294,7 @@ def kill(process: subprocess.Popen) -> None:
     assert not alive
 
 
+@pytest.mark.soak
 def test_killed_it_is_completed_by_the_same_command(output, tmp_path):
     expected = contents(output)
     record = (output / "run.json").read_bytes()

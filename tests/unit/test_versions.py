@@ -91,7 +91,7 @@ def test_a_table_that_is_not_there_or_not_ours_is_one_line(tmp_path):
         lambda: versions.rollback(where, 1),
         lambda: versions.cleanup(where, NOW),
     ):
-        with pytest.raises(InputError, match="not one of CREATORS"):
+        with pytest.raises(InputError, match="not one of Motif"):
             act()
     assert not (tmp_path / "creators.motif").exists()
 
@@ -126,7 +126,7 @@ def test_nothing_goes_back_to_a_version_that_is_not_there_or_anothers(table):
     before = live(table)
     other = lance.write_dataset(pa.table({"x": [1]}), table.uri, mode="overwrite")
     other.tags.create("theirs", other.version)
-    with pytest.raises(InputError, match="not one of CREATORS"):
+    with pytest.raises(InputError, match="not one of Motif"):
         versions.rollback(table, other.version)
     assert live(table) == before
 
