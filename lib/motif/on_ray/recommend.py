@@ -57,7 +57,9 @@ class Work:
     method: str
     popular: Float[np.ndarray, " creators"]
     """Of a method that needs a creator of the brand's, what takes its place without one."""
-    products: tuple[Float[np.ndarray, "brands dim"], Float[np.ndarray, "creators dim"]] | None
+    products: (
+        tuple[Float[np.ndarray, "brands factors"], Float[np.ndarray, "creators factors"]] | None
+    )
     neighbours: int
     temperature: float
 
