@@ -136,7 +136,7 @@ def main(config: Config) -> dict[str, Any]:
         }
         with recorder.timed("commit"):
             held.check()
-            version = recommend.make_version(work, fragments, told, recorder.run_id)
+            version = recommend.make_version(work, fragments, told)
         record = recorder.write(
             commit.publish_uri(output, recorder.run_id),
             counts={

@@ -232,13 +232,12 @@ def _rows_of(work: Work, scorer: Scorer, method: str, brands: np.ndarray) -> pa.
     )
 
 
-def make_version(
-    work: Work, fragments: list[str], record: dict[str, Any], run_id: str
-) -> lance.LanceDataset:
+def make_version(work: Work, fragments: list[str], record: dict[str, Any]) -> lance.LanceDataset:
     """Commit the fragments as one version, index and check it; readers do not see it yet.
 
     Raises:
         ContractError: The fragments do not hold the rows that were planned.
+        OutputError: Somebody else committed without taking the lock.
         ChecksFailed: A brand has a creator twice, or a score is none.
     """
     metadata = {METADATA_KEY: json.dumps({"artefact": RECOMMENDATIONS, **record})}
@@ -248,7 +247,7 @@ def make_version(
     dataset = lance.dataset(work.table.uri, storage_options=options)
     if dataset.count_rows():
         dataset.create_scalar_index("brand_id", "BTREE")
-    version = lance.dataset(work.table.uri, storage_options=options)
+    version = commit.require_still_ours(work.table, record["run_id"], RECOMMENDATIONS)
     check(version, work.planned_rows)
     return version
 

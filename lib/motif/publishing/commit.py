@@ -320,14 +320,16 @@ def _scalar_index_of(dataset: lance.LanceDataset, column: str) -> Any:
     return "BITMAP" if few else "BTREE"
 
 
-def require_still_ours(table: TableUri, run_id: str) -> lance.LanceDataset:
+def require_still_ours(
+    table: TableUri, run_id: str, artefact: str = CREATORS
+) -> lance.LanceDataset:
     """Return the latest version, if nobody committed after this run.
 
     Raises:
         OutputError: Somebody did, without taking the lock.
     """
     latest = _open(table)
-    if (metadata_of(latest.schema) or {}).get("run_id") != run_id:
+    if (metadata_of(latest.schema, (artefact,)) or {}).get("run_id") != run_id:
         raise OutputError(
             f"{table.uri}: another publish committed at the same time; `{LIVE}` is left to it"
         )

@@ -31,8 +31,7 @@ class Nearest:
     The score is the soft maximum t log(sum w exp(cos / t) / sum w) over the `neighbours` creators
     nearest to the candidate among those whom the brand has worked with; t a temperature, w the
     interactions' weights. It is a cosine, in [-1, 1]: near the mean of the neighbours' for a high t
-    and the nearest one's for a low t. The paper says no more than that creators are scored by their
-    nearest neighbours (Duanis et al. 2023, section 4).
+    and the nearest one's for a low t.
     """
 
     def __init__(
