@@ -84,8 +84,8 @@ class Config(Capacity):
         for name, (low, high) in bounds.items():
             if not low <= (value := getattr(self, name)) <= high:
                 raise InputError(f"--{name} {value}: expected {low} to {high}")
-        if not 0.01 <= self.temperature <= 100:
-            raise InputError(f"--temperature {self.temperature:g}: expected 0.01 to 100")
+        if not 0.03 <= self.temperature <= 100:
+            raise InputError(f"--temperature {self.temperature:g}: expected 0.03 to 100")
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -47,11 +47,11 @@ def test_knn_is_the_soft_maximum_over_the_nearest(weights, neighbours, temperatu
 def test_a_high_temperature_is_the_mean_and_a_low_one_the_nearest():
     content, history = drawn(4, 30)
     cosines = content @ content.T
-    for temperature, reduce in ((100.0, np.mean), (0.01, np.max)):
+    for temperature, reduce in ((100.0, np.mean), (0.03, np.max)):
         scorer = scorers.Nearest(content, history, neighbours=100, temperature=temperature)
         found = scorer.scores(np.array([1]), np.arange(30))[0].numpy()
         own = history[[1]].indices
-        np.testing.assert_allclose(found, reduce(cosines[:, own], axis=1), atol=0.04)
+        np.testing.assert_allclose(found, reduce(cosines[:, own], axis=1), atol=0.08)
 
 
 def test_the_mean_of_content_is_a_cosine():

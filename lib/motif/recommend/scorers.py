@@ -49,7 +49,8 @@ class Nearest:
             content: Unit rows.
             history: Weights, brands x creators, of whom each brand has worked with.
             neighbours: At most so many of a brand's creators count.
-            temperature: Of the soft maximum, above 0, in units of cosine.
+            temperature: Of the soft maximum, in units of cosine; at least .03, below which float32
+                ends before the farthest creators do.
             device: Of torch.
         """
         self._content = torch.from_numpy(content).to(device)
@@ -75,8 +76,8 @@ class Nearest:
         for row in np.flatnonzero(counts > self._neighbours):
             places = slice(own.indptr[row], own.indptr[row + 1])
             sums[row], totals[row] = self._of_nearest(near[columns[places]], own.data[places])
-        mean = sums / totals.clamp_min(1e-30)[:, None]
-        told = 1 + self._temperature * mean.clamp_min(1e-30).log()
+        mean = sums / totals.clamp_min(1e-37)[:, None]
+        told = 1 + self._temperature * mean.clamp_min(1e-37).log()
         return torch.where((totals > 0)[:, None], told, torch.zeros_like(told))
 
     def _take(self, rows: Int[np.ndarray, " rows"]) -> Float[Tensor, "rows dim"]:
