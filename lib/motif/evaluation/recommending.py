@@ -79,7 +79,7 @@ class ColdStart:
         best = self.best()
         told = cold_start.interval(best.at(HEADLINE, HEADLINE_DEPTH))
         text = (
-            f"of {len(self.holdout.cold):,} creators without history, {best.name} finds"
+            f"Of {len(self.holdout.cold):,} creators without history, {best.name} finds"
             f" {told.mean:.1%} [{told.low:.1%}, {told.high:.1%}] of a brand's within the first"
             f" {HEADLINE_DEPTH}"
         )
@@ -191,7 +191,7 @@ def render(
         counts=interactions.counts,
         ranked=ranked,
         best=found.best(),
-        depths=(10, 20, 100),
+        depths=(10, 20),
         titles=TITLES,
         interval=lambda one, name, k: cold_start.interval(one.at(name, k)),
         figures=[figure(found, name) for name in TITLES],
