@@ -37,6 +37,9 @@ from motif.space import Space
 
 log = logging.getLogger(__name__)
 
+ENCODER_PLACE = "motif_encoder"
+"""Ray resource that nodes without GPUs may offer, as many as encoders they shall have: only so is
+there one on a node that comes later, and never two on one while another has none."""
 DECODE_CPUS = 0.9  # with two CPUs, two of them leave room for what follows
 ENCODER_CPUS = 0.01
 # Actors, not tasks: Ray kills idle workers beyond the CPUs that are free, of which decoding leaves
@@ -60,6 +63,8 @@ class Resources:
     encoders: int
     writers: int
     gpus_per_encoder: float
+    places: int = 0
+    """Of encoders without GPUs; 0 where nodes offer none."""
     share: float = 1.0
     """Of the cluster, in (0, 1]: what is left is for other jobs."""
 
@@ -76,8 +81,9 @@ class Resources:
         """
         have = ray.cluster_resources()
         gpus = _part(int(have.get("GPU", 0)), share)
+        places = 0 if gpus else _part(int(have.get(ENCODER_PLACE, 0)), share)
         # Without GPUs, one encoder on every node: its threads take all cores.
-        encoders = gpus * encoders_per_gpu or _part(session.cpu_nodes(), share)
+        encoders = gpus * encoders_per_gpu or places or _part(session.cpu_nodes(), share)
         writers = encoders * (WRITERS_PER_GPU_ENCODER if gpus else 1)
         session.require(
             cpus=DECODE_CPUS + encoders * ENCODER_CPUS + writers * WRITER_CPUS, what="encoding"
@@ -88,8 +94,14 @@ class Resources:
             encoders=encoders,
             writers=writers,
             gpus_per_encoder=1 / encoders_per_gpu if gpus else 0,
+            places=places,
             share=share,
         )
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether nodes that come later get encoders: those that have a GPU or a place for one."""
+        return bool(self.gpus or self.places) and self.share == 1
 
     @property
     def decoders(self) -> int | None:
@@ -250,10 +262,10 @@ def run_pipeline(
             zero_copy_batch=True,
             num_gpus=resources.gpus_per_encoder,
             num_cpus=ENCODER_CPUS,
+            resources={ENCODER_PLACE: 1} if resources.places else None,
             compute=ray.data.ActorPoolStrategy(
                 min_size=resources.encoders,
-                # A cluster that grows GPUs gets encoders for them; CPUs have all they can use.
-                max_size=None if resources.gpus and resources.share == 1 else resources.encoders,
+                max_size=None if resources.may_grow else resources.encoders,
             ),
         )
         .map_batches(
@@ -264,8 +276,7 @@ def run_pipeline(
             num_cpus=WRITER_CPUS,
             compute=ray.data.ActorPoolStrategy(
                 min_size=resources.writers,
-                max_size=resources.writers
-                * (MOST_WRITERS if resources.gpus and resources.share == 1 else 1),
+                max_size=resources.writers * (MOST_WRITERS if resources.may_grow else 1),
             ),
         )
     )
