@@ -258,7 +258,8 @@ def run_pipeline(
             EncodeImages,
             fn_constructor_args=(settings, pulse),
             batch_format="pyarrow",
-            batch_size=None,
+            # Blocks are batches already; for GPUs, Ray wants to be told all the same.
+            batch_size=batch_size if resources.gpus else None,
             zero_copy_batch=True,
             num_gpus=resources.gpus_per_encoder,
             num_cpus=ENCODER_CPUS,

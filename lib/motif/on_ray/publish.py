@@ -134,7 +134,7 @@ def draft_buckets(
         DraftBuckets,
         fn_constructor_kwargs={"embeddings": embeddings, "folder": folder, **actor},
         batch_format="pyarrow",
-        batch_size=None,
+        batch_size=1,  # a bucket; for GPUs, Ray wants to be told
         num_cpus=1,
         num_gpus=1 if gpus else 0,
         compute=ray.data.ActorPoolStrategy(size=workers),
