@@ -73,9 +73,11 @@ class Config:
     driver_gigabytes: float = 1.0
     """Of encode_images' driver with an encoder loaded and nothing planned."""
     driver_bytes_per_image: float = 7
-    """What it holds of a plan (benchmarks.encode --only planning, 1 and 10 million rows)."""
+    """What it holds of a plan, at most: 1.07 GB in all over 10 million rows (benchmarks.encode
+    --only planning)."""
     driver_kilobytes_per_chunk: float = 20
-    """What Ray Data holds there of a task and its blocks."""
+    """What Ray Data holds there of a task and its blocks: assumed; the list of tasks alone was seen
+    to take 4.6."""
     published_megabytes_per_cpu: float = 34
     """Of EMBEDDINGS, a second, that a core aggregates (benchmarks.publish: 25 GB, two, 371 s)."""
     planned_per_cpu: float = 190_000

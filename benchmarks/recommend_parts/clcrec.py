@@ -17,7 +17,7 @@ from motif.recommend.cold_start import Holdout
 from motif.recommend.scorers import Products
 
 DIM, HIDDEN, TEMPERATURE, MIXED, WEIGHT = 64, 256, 0.2, 0.5, 0.5
-BATCH, EPOCHS, PATIENCE, EVERY, RATE = 512, 150, 6, 5, 1e-3
+BATCH, EPOCHS, PATIENCE, EVERY, RATE = 512, 60, 4, 3, 2e-3
 
 
 class Network(nn.Module):

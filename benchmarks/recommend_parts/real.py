@@ -23,6 +23,7 @@ from motif.recommend.scorers import SameForAll, Scorer
 
 DEPTH = 20
 GOAL = 1.3
+PEER_ON = "both"
 STYLE_PICKS, NOISE, BRANDS_PER_STYLE = 5, 0.2, 40
 
 
@@ -62,7 +63,8 @@ def _methods(
             yield f"content mean, {kind} {name}", lambda r=rows: scorers.mean_content(r, history)
             yield f"KNN, {kind} {name}", lambda r=rows: scorers.Nearest(r, history)
         yield f"CB2CF, whitened {name}", lambda w=white: cb2cf.predict(w, learned, known, network)
-        yield f"CLCRec-like, whitened {name}", lambda w=white: clcrec.fit(w, holdout, seed)
+        if name == PEER_ON:
+            yield f"CLCRec-like, whitened {name}", lambda w=white: clcrec.fit(w, holdout, seed)
 
 
 def measure_wikiart(folder: Path, manifest: Path, *, repeats: int) -> Iterator[Measurement]:
