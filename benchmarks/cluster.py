@@ -34,6 +34,7 @@ KILL_EVERY_SECONDS = 20.0
 # As cluster.yaml has them: by Ray's own settings a node is missed after 15 seconds.
 HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
 WORKERS = 3
+BATCH = 16  # .8 s; a GPU's batch takes less
 MODULE = "benchmarks.cluster_parts.sleeping"
 
 
@@ -110,7 +111,7 @@ class Library:
         """Start the command."""
         shutil.rmtree(self._output, ignore_errors=True)
         with Job(
-            *(self._manifest, self._output, self._encoder),
+            *(self._manifest, self._output, self._encoder, "--batch-size", str(BATCH)),
             environment={"RAY_ADDRESS": cluster.address},
             module=MODULE,
         ) as job:
