@@ -8,7 +8,6 @@ stopped by known items that are hidden from it for that.
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import nn
 from torch.nn import functional
 
@@ -94,18 +93,11 @@ def _products(network: Network, rows: torch.Tensor) -> Products:
 def _inner(holdout: Holdout, hidden: np.ndarray) -> Holdout:
     """Hide some of the known items, to stop by."""
     of_hidden = np.isin(holdout.history.indices, hidden)
-    history = _only(holdout.history, ~of_hidden)
-    inner = _only(holdout.history, of_hidden)
+    history = cold_start.only(holdout.history, ~of_hidden)
+    inner = cold_start.only(holdout.history, of_hidden)
     brands = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(inner.indptr) > 0))
     return Holdout(
         history=history, hidden=inner, cold=np.sort(hidden), brands=brands, kind="to stop by"
-    )
-
-
-def _only(matrix: csr_array, kept: np.ndarray) -> csr_array:
-    before = np.concatenate([[0], np.cumsum(kept)])
-    return csr_array(
-        (matrix.data[kept], matrix.indices[kept], before[matrix.indptr]), shape=matrix.shape
     )
 
 

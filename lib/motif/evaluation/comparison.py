@@ -4,10 +4,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +18,7 @@ from motif.adjectives import EncodeTexts
 from motif.artefacts.checkpoint import Checkpoint
 from motif.artefacts.embeddings import Embeddings
 from motif.errors import InputError
-from motif.evaluation import plots, similarity, thumbnails
+from motif.evaluation import pages, plots, similarity, thumbnails
 from motif.evaluation.adjective_truth import creator_means
 from motif.evaluation.sample import Choice, Sample, choose, read
 from motif.evaluation.similarity import Comparison, Similarity, unit
@@ -247,37 +245,32 @@ def _pictures(
 def render(switch: Switch, old: Side, new: Side, *, run_id: str, created_at: datetime) -> str:
     """Return the page: figures, tables and sheets, with everything it shows in it."""
     images = thumbnails.make_thumbnails(switch.pictures.values())
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(
-            lambda name: files("motif.evaluation").joinpath(name).read_text("utf-8")
-        ),
-    )
     sizes = sorted({score.images_per_side for score in switch.similarity.scores})
-    return environment.get_template("comparison.html.j2").render(
-        switch=switch,
-        sides={OLD: old, NEW: new},
-        sizes=sizes,
-        scores={
-            (kind, size): switch.similarity.find(kind, csls=True, images_per_side=size)
-            for kind in (OLD, NEW)
-            for size in sizes
-        },
-        differences={
-            size: switch.similarity.compare(NEW, OLD, csls=True, images_per_side=size)
-            for size in sizes
-        },
-        headline=switch.headline(),
-        tiles=TILES,
-        figure=_figure(switch.similarity, sizes),
-        thumbnail=lambda creator: images[switch.pictures[creator][0]],
-        by_correlation=sorted(switch.adjectives.items(), key=lambda pair: -pair[1]),
-        run_id=run_id,
-        date=created_at,
-        motif_version=motif.__version__,
+    return (
+        pages.environment()
+        .get_template("comparison.html.j2")
+        .render(
+            switch=switch,
+            sides={OLD: old, NEW: new},
+            sizes=sizes,
+            scores={
+                (kind, size): switch.similarity.find(kind, csls=True, images_per_side=size)
+                for kind in (OLD, NEW)
+                for size in sizes
+            },
+            differences={
+                size: switch.similarity.compare(NEW, OLD, csls=True, images_per_side=size)
+                for size in sizes
+            },
+            headline=switch.headline(),
+            tiles=TILES,
+            figure=_figure(switch.similarity, sizes),
+            thumbnail=lambda creator: images[switch.pictures[creator][0]],
+            by_correlation=sorted(switch.adjectives.items(), key=lambda pair: -pair[1]),
+            run_id=run_id,
+            date=created_at,
+            motif_version=motif.__version__,
+        )
     )
 
 

@@ -4,16 +4,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
 import motif
-from motif.evaluation import plots
+from motif.evaluation import pages, plots
 from motif.recommend import bpr, cb2cf, cold_start, scorers
 from motif.recommend.cold_start import DEPTHS, Holdout, Interval, Values
 from motif.recommend.interactions import Interactions
@@ -176,30 +174,25 @@ def render(
     created_at: datetime,
 ) -> str:
     """Return the page, with everything it shows in it."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(
-            lambda name: files("motif.evaluation").joinpath(name).read_text("utf-8")
-        ),
-    )
     ranked = sorted(found.ranked, key=lambda one: -one.at(HEADLINE, HEADLINE_DEPTH).mean())
-    return environment.get_template("recommending.html.j2").render(
-        found=found,
-        counts=interactions.counts,
-        ranked=ranked,
-        best=found.best(),
-        depths=(10, 20),
-        titles=TITLES,
-        interval=lambda one, name, k: cold_start.interval(one.at(name, k)),
-        figures=[figure(found, name) for name in TITLES],
-        table=table,
-        run_id=run_id,
-        date=created_at,
-        motif_version=motif.__version__,
-        neighbours=scorers.NEIGHBOURS,
+    return (
+        pages.environment()
+        .get_template("recommending.html.j2")
+        .render(
+            found=found,
+            counts=interactions.counts,
+            ranked=ranked,
+            best=found.best(),
+            depths=(10, 20),
+            titles=TITLES,
+            interval=lambda one, name, k: cold_start.interval(one.at(name, k)),
+            figures=[figure(found, name) for name in TITLES],
+            table=table,
+            run_id=run_id,
+            date=created_at,
+            motif_version=motif.__version__,
+            neighbours=scorers.NEIGHBOURS,
+        )
     )
 
 

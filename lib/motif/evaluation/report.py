@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Any
 
-import jinja2
-
 import motif
-from motif.evaluation import plots, thumbnails
+from motif.evaluation import pages, plots, thumbnails
 from motif.evaluation.adjective_truth import SUPPORTED_AUC
 from motif.evaluation.evaluate import Result
 from motif.evaluation.sheets import (
@@ -55,13 +52,7 @@ def render(result: Result, *, run_id: str, created_at: datetime) -> Page:
         (sample.uris[tile.image], sample.content_hashes[tile.image])
         for tile in _tiles(queries, triples, by_adjective)
     )
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_template),
-    )
+    environment = pages.environment()
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["signed"] = signed
     html = environment.get_template("report.html.j2").render(
@@ -89,10 +80,6 @@ def render(result: Result, *, run_id: str, created_at: datetime) -> Page:
     )
     missing = sum(bool(image.missing) for image in images.values())
     return Page(html, len(images) - missing, missing)
-
-
-def _template(name: str) -> str:
-    return files("motif.evaluation").joinpath(name).read_text("utf-8")
 
 
 def _tiles(

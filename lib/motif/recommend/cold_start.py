@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 
 from motif.errors import InputError
@@ -78,7 +78,7 @@ def _cut(interactions: Interactions, cold: np.ndarray, early: np.ndarray, kind: 
     is_cold = np.zeros(len(interactions.creator_ids), bool)
     is_cold[cold] = True
     of_cold = is_cold[weights.indices]
-    history, hidden = _only(weights, early & ~of_cold), _only(weights, of_cold)
+    history, hidden = only(weights, early & ~of_cold), only(weights, of_cold)
     brands = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(hidden.indptr) > 0))
     if len(brands) < 2 or len(cold) < 2:
         raise InputError(
@@ -88,7 +88,8 @@ def _cut(interactions: Interactions, cold: np.ndarray, early: np.ndarray, kind: 
     return Holdout(history=history, hidden=hidden, cold=cold, brands=brands, kind=kind)
 
 
-def _only(matrix: csr_array, kept: np.ndarray) -> csr_array:
+def only(matrix: csr_array, kept: Bool[np.ndarray, " values"]) -> csr_array:
+    """Return a sparse matrix with some of its values."""
     before = np.concatenate([[0], np.cumsum(kept)])
     return csr_array(
         (matrix.data[kept], matrix.indices[kept], before[matrix.indptr]), shape=matrix.shape
