@@ -100,6 +100,7 @@ def test_publishing_goes_on_after_an_erasure(folder):
     assert not erase(folder)["was_somewhere"]
 
 
+@pytest.mark.soak
 def test_the_tables_own_list_keeps_them_out(folder):
     """As when EMBEDDINGS were not named, or are others that nobody erased from."""
     erase(folder, embeddings=False)

@@ -217,6 +217,7 @@ def test_refusals_in_a_worker_are_refusals_of_the_job(lite, place, tmp_path, mon
 
 
 @pytest.mark.usefixtures("ray_local", "load_lite_once")
+@pytest.mark.soak
 def test_one_creator_with_one_image_can_be_published_with_a_whitening(place, lite, tmp_path):
     rows = rows_of(*themed(1, 1, LITE_DIM))
     embeddings = write_embeddings(tmp_path / "embeddings", rows, lite.space)

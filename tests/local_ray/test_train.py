@@ -147,6 +147,7 @@ def test_an_embedding_that_is_none_is_refused_by_name(ray_local, tmp_path, monke
     assert expected in told.splitlines()[-1]
 
 
+@pytest.mark.soak
 def test_the_papers_network_is_one_flag_away(signed, tmp_path, ray_local):
     scratch = tmp_path / "scratch"
     record = train(signed, tmp_path / "same", architecture="paper", steps=20, scratch=str(scratch))

@@ -426,6 +426,7 @@ def test_hub_that_refuses_connections(closed_port, tmp_path):
     assert float(done.stdout) < 10
 
 
+@pytest.mark.soak
 def test_hub_that_never_answers(silent_server, tmp_path):
     done = python(ASK, "ViT-S-32-alt/x", endpoint=silent_server, home=tmp_path)
     assert done.returncode == 2
