@@ -118,7 +118,9 @@ def test_the_network_learns_collaborative_vectors_from_content():
     content, found = planted()
     holdout = cold_start.by_creators(found, 0.25)
     learned = bpr.fit(holdout.history, bpr.BprSettings(factors=16, threads=1))
-    again = bpr.fit(holdout.history, bpr.BprSettings(factors=16, threads=1))
+    passes: list[int] = []
+    again = bpr.fit(holdout.history, bpr.BprSettings(factors=16, threads=1), passes.append)
+    assert passes == list(range(1, bpr.BprSettings.iterations + 1))
     np.testing.assert_array_equal(learned.creators, again.creators)
     known = np.unique(holdout.history.indices)
     small = cb2cf.NetworkSettings(hidden_dim=32, epochs=150)

@@ -33,6 +33,7 @@ from motif.table.layout import LIVE, METADATA_KEY, RECOMMENDATIONS, TableUri
 log = logging.getLogger("motif.recommend")
 
 STALL_SECONDS = 3600.0
+TELL_SECONDS = 5.0
 # A block of scores of so many brands takes 8 MB; of the creators of so many pairs, 256 MB.
 BRANDS_AT_ONCE, PAIRS_AT_ONCE = 512, 16_384
 BRANDS_PER_TASK, CREATORS_PER_TASK = 2048, 20_000
@@ -97,13 +98,35 @@ def _writable(array: np.ndarray) -> np.ndarray:
     return array
 
 
+class _Passes:
+    """Actor: how far the learning of collaborative vectors is."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def tell(self, done: int) -> None:
+        self.done = done
+
+    def told(self) -> int:
+        return self.done
+
+
 def fit_collaborative(history: csr_array, settings: BprSettings) -> Collaborative:
-    """Learn collaborative vectors on the node with the most cores, all of them."""
-    cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    # Not `show_progress`: a bar of a worker's does not arrive in one piece.
-    remote: Any = ray.remote(num_cpus=max(1, int(cpus)))(bpr.fit)  # type: ignore[call-overload]
+    """Learn collaborative vectors on all cores of the largest node; log how far it is."""
+    cpus = max(1, int(max(n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"])))
+    passes: Any = ray.remote(num_cpus=0)(_Passes).remote()  # type: ignore[call-overload]
+    remote: Any = ray.remote(num_cpus=cpus)(_fit)  # type: ignore[call-overload]
+    answer, last = remote.remote(history, settings, passes), 0
+    while not ray.wait([answer], timeout=TELL_SECONDS)[0]:
+        if (done := ray.get(passes.told.remote())) > last:
+            log.info("%d of %d passes on %d CPUs", done, settings.iterations, cpus)
+            last = done
     with session.refusals():
-        return ray.get(remote.remote(history, settings))
+        return ray.get(answer)
+
+
+def _fit(history: csr_array, settings: BprSettings, passes: Any) -> Collaborative:
+    return bpr.fit(history, settings, lambda done: passes.tell.remote(done))
 
 
 def predict(

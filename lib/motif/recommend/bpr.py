@@ -6,6 +6,7 @@ j, with whom it has not; on all cores, without locks, so that only one thread gi
 every time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import implicit.cpu.bpr
@@ -36,8 +37,18 @@ class Collaborative:
     """Of those whom nobody has worked with, noise."""
 
 
-def fit(history: csr_array, settings: BprSettings, *, show_progress: bool = False) -> Collaborative:
-    """Learn from who has worked with whom; weights play no part."""
+def fit(
+    history: csr_array,
+    settings: BprSettings,
+    report: Callable[[int], None] = lambda done: None,
+) -> Collaborative:
+    """Learn from who has worked with whom; weights play no part.
+
+    Args:
+        history: Brands x creators.
+        settings: How.
+        report: Called with the passes that are done, after each.
+    """
     model = implicit.cpu.bpr.BayesianPersonalizedRanking(
         factors=settings.factors,
         iterations=settings.iterations,
@@ -46,6 +57,10 @@ def fit(history: csr_array, settings: BprSettings, *, show_progress: bool = Fals
         num_threads=settings.threads,
         random_state=settings.seed,
     )
-    model.fit(csr_matrix(history.astype(np.float32)), show_progress=show_progress)
+    model.fit(
+        csr_matrix(history.astype(np.float32)),
+        show_progress=False,
+        callback=lambda iteration, *told: report(iteration + 1),
+    )
     # The last column of a creator's is its bias, and of a brand's 1.
     return Collaborative(np.asarray(model.user_factors), np.asarray(model.item_factors))
