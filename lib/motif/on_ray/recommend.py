@@ -118,7 +118,8 @@ def fit_collaborative(history: csr_array, settings: BprSettings) -> Collaborativ
     remote: Any = ray.remote(num_cpus=cpus)(_fit)  # type: ignore[call-overload]
     answer, last = remote.remote(history, settings, passes), 0
     while not ray.wait([answer], timeout=TELL_SECONDS)[0]:
-        if (done := ray.get(passes.told.remote())) > last:
+        done: Any = ray.get(passes.told.remote())
+        if done > last:
             log.info("%d of %d passes on %d CPUs", done, settings.iterations, cpus)
             last = done
     with session.refusals():
