@@ -80,7 +80,6 @@ class Work:
                 self.history,
                 neighbours=self.neighbours,
                 temperature=self.temperature,
-                device="cuda" if torch.cuda.is_available() else "cpu",
             )
         if self.products is not None:
             brands, creators = (torch.from_numpy(_writable(part)) for part in self.products)

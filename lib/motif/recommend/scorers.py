@@ -41,7 +41,6 @@ class Nearest:
         *,
         neighbours: int = NEIGHBOURS,
         temperature: float = TEMPERATURE,
-        device: str = "cpu",
     ) -> None:
         """Prepare.
 
@@ -51,12 +50,10 @@ class Nearest:
             neighbours: At most so many of a brand's creators count.
             temperature: Of the soft maximum, in units of cosine; at least .03, below which float32
                 ends before the farthest creators do.
-            device: Of torch.
         """
-        self._content = torch.from_numpy(content).to(device)
+        self._content = torch.from_numpy(content)
         self._history = history
         self._neighbours, self._temperature = neighbours, temperature
-        self._device = device
 
     def scores(
         self, brands: Int[np.ndarray, " brands"], creators: Int[np.ndarray, " creators"]
@@ -65,14 +62,14 @@ class Nearest:
         own = self._history[brands]
         known, columns = np.unique(own.indices, return_inverse=True)
         if not len(known):
-            return torch.zeros(len(brands), len(creators), device=self._device)
+            return torch.zeros(len(brands), len(creators))
         near = self._take(known) @ self._take(creators).T  # (known, creators)
         near.sub_(1).div_(self._temperature).exp_()  # at most 1, so that nothing overflows
         counts = np.diff(own.indptr)
         few = np.repeat(counts <= self._neighbours, counts)
         sums = self._sparse(own, columns, few, len(known)) @ near
         totals = np.add.reduceat(np.append(own.data, 0.0), own.indptr[:-1]) * (counts > 0)
-        totals = torch.from_numpy(totals.astype(np.float32)).to(self._device)
+        totals = torch.from_numpy(totals.astype(np.float32))
         for row in np.flatnonzero(counts > self._neighbours):
             places = slice(own.indptr[row], own.indptr[row + 1])
             sums[row], totals[row] = self._of_nearest(near[columns[places]], own.data[places])
@@ -81,7 +78,7 @@ class Nearest:
         return torch.where((totals > 0)[:, None], told, torch.zeros_like(told))
 
     def _take(self, rows: Int[np.ndarray, " rows"]) -> Float[Tensor, "rows dim"]:
-        return self._content[torch.from_numpy(rows).to(self._device)]
+        return self._content[torch.from_numpy(rows)]
 
     def _sparse(self, own: csr_array, columns: np.ndarray, kept: np.ndarray, known: int) -> Tensor:
         kept_before = np.concatenate([[0], np.cumsum(kept)])
@@ -91,7 +88,6 @@ class Nearest:
             torch.from_numpy(columns[kept].astype(np.int64)),
             torch.from_numpy(own.data[kept].astype(np.float32)),
             size=(len(own.indptr) - 1, known),
-            device=self._device,
         )
 
     def _of_nearest(
@@ -102,7 +98,7 @@ class Nearest:
         if (weights == weights[0]).all():
             total = float(weights[0])
             return total * top.sum(dim=0), torch.tensor(total * self._neighbours)
-        chosen = torch.from_numpy(weights.astype(np.float32)).to(self._device)[places]
+        chosen = torch.from_numpy(weights.astype(np.float32))[places]
         # As if all candidates' neighbours weighed the same in sum, so that one total does.
         return (chosen * top).sum(dim=0) / chosen.sum(dim=0), torch.tensor(1.0)
 
@@ -203,9 +199,9 @@ def best(
         if left_out is not None:
             scores = _without(scores, left_out[brands], part)
         top = scores.topk(min(k, len(part)), dim=1)
-        numbers = torch.from_numpy(part).to(top.indices.device)[top.indices]
-        held_scores = torch.cat([held_scores, top.values.cpu()], dim=1)
-        held = torch.cat([held, numbers.cpu()], dim=1)
+        numbers = torch.from_numpy(part)[top.indices]
+        held_scores = torch.cat([held_scores, top.values], dim=1)
+        held = torch.cat([held, numbers], dim=1)
         order = held.argsort(dim=1)  # so that the stable sort leaves ties in this order
         held_scores, held = held_scores.gather(1, order), held.gather(1, order)
         order = held_scores.argsort(dim=1, descending=True, stable=True)[:, :k]
