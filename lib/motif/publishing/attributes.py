@@ -1,18 +1,13 @@
 """Attributes of creators, such as country and followers: columns of the publisher's own."""
 
-import gzip
-import hashlib
-import io
 import re
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
-from motif import schemas, storage
+from motif import schemas
+from motif.artefacts import table_files
 from motif.errors import InputError
 
 LIMIT_BYTES = 4 * 1024**3
@@ -41,41 +36,10 @@ def read(uri: str) -> Attributes:
         InputError: It is absent or damaged, lacks `creator_id`, names a creator twice, or has a
             column of a name or type that CREATORS cannot take.
     """
-    try:
-        data = storage.read_bytes(uri, limit_bytes=LIMIT_BYTES)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"--attributes {uri} is not a file that is there") from error
-    _require_small(data, uri)
-    try:
-        rows = _parse(uri, data)
-    except (pa.ArrowException, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--attributes {uri} cannot be read: {reason}") from error
-    return Attributes(_checked(rows, uri), hashlib.sha256(data).hexdigest()[:16])
-
-
-def _parse(uri: str, data: bytes) -> pa.Table:
-    name = uri.lower()
-    if name.endswith(".gz"):
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            name, data = name.removesuffix(".gz"), file.read(LIMIT_BYTES + 1)
-        _require_small(data, uri)
-    if name.endswith(".parquet"):
-        return pq.read_table(io.BytesIO(data))
-    if name.endswith(".csv"):
-        # An id such as 007 is a text.
-        options = pyarrow.csv.ConvertOptions(
-            column_types={"creator_id": pa.string()}, strings_can_be_null=True
-        )
-        return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options)
-    if name.endswith(".jsonl"):
-        return pyarrow.json.read_json(io.BytesIO(data))
-    raise InputError(f"--attributes {uri}: expected .parquet, .csv or .jsonl")
-
-
-def _require_small(data: bytes, uri: str) -> None:
-    if len(data) > LIMIT_BYTES:
-        raise InputError(f"--attributes {uri} holds more than {LIMIT_BYTES:,} bytes")
+    rows, digest = table_files.read(
+        uri, flag="--attributes", texts=["creator_id"], limit_bytes=LIMIT_BYTES
+    )
+    return Attributes(_checked(rows, uri), digest[:16])
 
 
 def _checked(rows: pa.Table, uri: str) -> pa.Table:

@@ -4,24 +4,20 @@ Columns `brand_id`, `creator_id`, optional `weight` (above 0; else 1) and `at` (
 Rows of one brand and one creator are one: their weights add up, and the first of the times counts.
 """
 
-import gzip
 import hashlib
-import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
 from motif import storage
+from motif.artefacts import table_files
 from motif.errors import InputError
 
-SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 LIMIT_BYTES = 16 * 1024**3
 COLUMNS = ("brand_id", "creator_id", "weight", "at")
 
@@ -203,40 +199,7 @@ def _tables(uri: str) -> tuple[list[pa.Table], str]:
         files = sorted(storage.list_files(uri, ".parquet"))
         if not files:
             raise InputError(f"--interactions {uri} is a folder without a .parquet file")
-    tables, digest = [], hashlib.sha256()
-    for file in files:
-        try:
-            data = storage.read_bytes(file, limit_bytes=LIMIT_BYTES)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise InputError(f"--interactions {file} is not a file that is there") from error
-        digest.update(data)
-        try:
-            tables.append(_parse(file, data))
-        except (pa.ArrowException, OSError, EOFError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"--interactions {file} cannot be read: {reason}") from error
-    return tables, digest.hexdigest()[:16]
-
-
-def _parse(uri: str, data: bytes) -> pa.Table:
-    name = uri.lower()
-    if not name.endswith(SUFFIXES):
-        raise InputError(f"--interactions {uri}: expected {', '.join(SUFFIXES)}")
-    if name.endswith(".gz"):
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            name, data = name.removesuffix(".gz"), file.read(LIMIT_BYTES + 1)
-    if len(data) > LIMIT_BYTES:
-        raise InputError(f"--interactions {uri} holds more than {LIMIT_BYTES:,} bytes")
-    if name.endswith(".parquet"):
-        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=["brand_id", "creator_id"])
-        return file.read(columns=[n for n in COLUMNS if n in file.schema_arrow.names])
-    if name.endswith(".csv"):
-        # An id such as 007 is a text.
-        options = pyarrow.csv.ConvertOptions(
-            column_types={"brand_id": pa.string(), "creator_id": pa.string()},
-            strings_can_be_null=True,
-        )
-        table = pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options)
-    else:
-        table = pyarrow.json.read_json(io.BytesIO(data))
-    return table.select([n for n in COLUMNS if n in table.column_names])
+    flags: dict[str, Any] = {"flag": "--interactions", "texts": COLUMNS[:2], "only": COLUMNS}
+    read_files = [table_files.read(file, limit_bytes=LIMIT_BYTES, **flags) for file in files]
+    digest = hashlib.sha256("".join(digest for _, digest in read_files).encode())
+    return [table for table, _ in read_files], digest.hexdigest()[:16]
