@@ -161,28 +161,33 @@ def measure_workers(library: Library, images: int, repeats: int) -> Iterator[Mea
 
 def measure_kills(library: Library, images: int, repeats: int) -> Iterator[Measurement]:
     """Compare a run whose nodes are killed with one whose nodes are not."""
-    calm, killed, kills = [], [], []
-    for seed in range(repeats):
-        with nodes(WORKERS, marks=library.marks) as cluster:
-            with library.encoding(cluster) as job:
-                calm.append(seconds_of(job.wait()))
-            with library.encoding(cluster) as job:
-                kills.append(_kill_while_it_runs(cluster, job, random.Random(seed)))
-                killed.append(seconds_of(job.wait()))
-            library.require_once()
-    yield Measurement(
-        part="kills",
-        name=f"seconds with a node killed every {KILL_EVERY_SECONDS:.0f} s / without",
-        value=spread(killed)["median"] / spread(calm)["median"],
-        at_most=KILLS_BAR,
-        figures={
-            "images": images,
-            "seconds_calm": spread(calm),
-            "seconds_killed": spread(killed),
-            "kills": kills,
-            "exactly_once": True,
-        },
-    )
+    for gpus in (0, 1):
+        calm, killed, kills, again = [], [], [], []
+        for seed in range(repeats):
+            with nodes(WORKERS, marks=library.marks, gpus=gpus) as cluster:
+                with library.encoding(cluster) as job:
+                    calm.append(seconds_of(job.wait()))
+                before = sleeping.encoded(library.marks)
+                with library.encoding(cluster) as job:
+                    kills.append(_kill_while_it_runs(cluster, job, random.Random(seed)))
+                    killed.append(seconds_of(job.wait()))
+                library.require_once()
+                again.append(sleeping.encoded(library.marks) - before - images)
+        yield Measurement(
+            part="kills",
+            name=f"seconds with a node killed every {KILL_EVERY_SECONDS:.0f} s / without,"
+            f" by {'GPU' if gpus else 'place'}",
+            value=spread(killed)["median"] / spread(calm)["median"],
+            at_most=KILLS_BAR,
+            figures={
+                "images": images,
+                "seconds_calm": spread(calm),
+                "seconds_killed": spread(killed),
+                "kills": kills,
+                "images_encoded_again": again,
+                "exactly_once": True,
+            },
+        )
 
 
 def _kill_while_it_runs(cluster: Nodes, job: Job, rng: random.Random) -> int:

@@ -20,7 +20,8 @@ from motif.on_ray import encode, fetch_and_decode
 
 SECONDS_PER_IMAGE = 0.05
 MARKS = "MOTIF_BENCHMARK_MARKS"
-"""Variable that names the folder where a stage says since when it is at work on a node."""
+"""Variable that names the folder where a stage says since when it is at work on a node, and
+encoders how many images they encode."""
 
 
 class SleepingEncoder(encode.EncodeImages):
@@ -31,6 +32,7 @@ class SleepingEncoder(encode.EncodeImages):
         began = time.perf_counter()
         mark("encode")
         encoded = super().__call__(rows)
+        count(rows.num_rows)
         left = SECONDS_PER_IMAGE * rows.num_rows - (time.perf_counter() - began)
         time.sleep(max(left, 0.0))
         return encoded
@@ -51,6 +53,18 @@ def mark(stage: str) -> None:
     path = Path(os.environ[MARKS]) / f"{stage}-{node}"
     if not path.exists():
         path.write_text(str(time.time()))
+
+
+def count(images: int) -> None:
+    """Add to what this process has encoded."""
+    with (Path(os.environ[MARKS]) / f"images-{os.getpid()}").open("a") as file:
+        file.write(f"{images}\n")
+
+
+def encoded(marks: Path) -> int:
+    """Return how many images all encoders have encoded."""
+    texts = (path.read_text() for path in marks.glob("images-*"))
+    return sum(int(line) for text in texts for line in text.split())
 
 
 def main() -> None:

@@ -1,22 +1,19 @@
 """publish_creators through its command line: everybody, and then one creator in a hundred."""
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import whole_command
 from benchmarks.measurement import Measurement, spread
-from benchmarks.peak_memory import PeakMemory
 from benchmarks.publish_parts import archive, model
+from benchmarks.whole_command import REPOSITORY, Run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ADJECTIVES = ("pleasing", "dramatic", "minimalist", "vivid")
 MEMORY_BAR_GB = 4.0
 RATE_BAR = 0.7
@@ -24,25 +21,15 @@ CHANGED = 0.01
 INCREMENTAL_BAR = 0.05
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run of the job came to."""
-
-    record: dict[str, Any]
-    seconds: float
-    """Of the whole process."""
-    memory_gb: float
-    """The most that all its processes held together (PSS)."""
-
-    def figures(self) -> dict[str, Any]:
-        """Return what explains the rest."""
-        return {
-            "mode": self.record["mode"],
-            "seconds_by_step": self.record["seconds"],
-            "seconds_of_the_process": round(self.seconds, 1),
-            "counts": self.record["counts"],
-            "peak_gb": round(self.memory_gb, 2),
-        }
+def figures(run: Run) -> dict[str, Any]:
+    """Return what explains the rest."""
+    return {
+        "mode": run.record["mode"],
+        "seconds_by_step": run.record["seconds"],
+        "seconds_of_the_process": round(run.seconds, 1),
+        "counts": run.record["counts"],
+        "peak_gb": round(run.memory_gb, 2),
+    }
 
 
 def publish(cache: Path, images: int, *flags: str) -> Run:
@@ -50,20 +37,11 @@ def publish(cache: Path, images: int, *flags: str) -> Run:
     embeddings = archive.make(cache, images)
     words = cache / "publish-adjectives.txt"
     words.write_text("\n".join(ADJECTIVES) + "\n")
-    command = [sys.executable, "-m", "jobs.publish_creators", "--json"]
-    command += ["--embeddings", str(embeddings), "--model", str(model.make(cache, embeddings))]
-    command += ["--table", str(table_of(cache, images)), "--adjectives", str(words), *flags]
-    own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    began = time.perf_counter()
-    with PeakMemory() as memory:
-        done = subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env={**own, "RAY_AUTH_MODE": "disabled"},
-            check=True,
-            stdout=subprocess.PIPE,
-        )
-    return Run(json.loads(done.stdout), time.perf_counter() - began, memory.bytes / 1e9)
+    return whole_command.run(
+        "jobs.publish_creators",
+        *("--embeddings", str(embeddings), "--model", str(model.make(cache, embeddings))),
+        *("--table", str(table_of(cache, images)), "--adjectives", str(words), *flags),
+    )
 
 
 def table_of(cache: Path, images: int) -> Path:
@@ -114,7 +92,7 @@ def measure_full(cache: Path, *, images: int, repeats: int) -> Iterator[Measurem
             "ratio_with_start_up": round(median["whole_process"] / median["bare_loop"], 3),
             "bare_loop_seconds": {name: round(s, 1) for name, s in loops[-1].items()},
             "seconds_of_start_up": round(fixed, 1),
-            **runs[-1].figures(),
+            **figures(runs[-1]),
         },
     )
     yield Measurement(
@@ -149,8 +127,8 @@ def measure_incremental(cache: Path, *, images: int, repeats: int) -> Iterator[M
         figures={
             "incremental_seconds": spread([run.seconds for run in runs]),
             "ratio_of_whole_processes": round(seconds / full.seconds, 3),
-            "start_up": fixed.figures(),
-            "incremental": runs[-1].figures(),
-            "full": full.figures(),
+            "start_up": figures(fixed),
+            "incremental": figures(runs[-1]),
+            "full": figures(full),
         },
     )

@@ -1,26 +1,21 @@
 """How fast brands are ranked for, against a bare loop over the same creators."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import whole_command
 from benchmarks.measurement import Measurement, spread
-from benchmarks.peak_memory import PeakMemory
 from benchmarks.publish_parts import creators as tables
+from benchmarks.whole_command import Run
 from motif.recommend import contents, interactions
 from motif.recommend.scorers import TEMPERATURE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PAIRS_PER_BRAND, KEPT, BAR = 20, 100, 0.7
 LOOP_BRANDS = 1000
 BRANDS_AT_ONCE = 50
@@ -49,45 +44,32 @@ def make(cache: Path, brands: int, creators: int) -> tuple[str, Path]:
 def measure(cache: Path, *, brands: int, creators: int, repeats: int) -> Iterator[Measurement]:
     """Compare ranking and writing, in tasks, with the loop on as many threads."""
     table, pairs = make(cache, brands, creators)
-    loops, ranks, wholes, peaks, records = [], [], [], [], []
+    loops: list[float] = []
+    runs: list[Run] = []
     for _ in range(repeats):
         loops.append(_loop(table, pairs))
-        record, whole, peak = _run(table, pairs, cache / "outputs" / "recommend.lance")
-        ranks.append(record["seconds"]["rank"])
-        wholes.append(whole)
-        peaks.append(peak)
-        records.append(record)
+        runs.append(_run(table, pairs, cache / "outputs" / "recommend.lance"))
+    ranks = [run.record["seconds"]["rank"] for run in runs]
     yield Measurement(
         part="speed",
         name="seconds of a bare numpy loop / of ranking and writing",
         value=spread(loops)["median"] / spread(ranks)["median"],
         at_least=BAR,
         figures={
-            "counts": records[-1]["counts"],
+            "counts": runs[-1].record["counts"],
             "loop_seconds": spread(loops),
             "rank_seconds": spread(ranks),
-            "whole_command_seconds": spread(wholes),
-            "seconds_by_step": records[-1]["seconds"],
-            "peak_gb": spread(peaks),
+            "whole_command_seconds": spread([run.seconds for run in runs]),
+            "seconds_by_step": runs[-1].record["seconds"],
+            "peak_gb": spread([run.memory_gb for run in runs]),
         },
     )
 
 
-def _run(table: str, pairs: Path, output: Path) -> tuple[dict[str, Any], float, float]:
+def _run(table: str, pairs: Path, output: Path) -> Run:
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-m", "jobs.recommend", "--json", "--interactions", str(pairs)]
-    command += ["--table", table, "--output", str(output)]
-    own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    began = time.perf_counter()
-    with PeakMemory() as memory:
-        done = subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env={**own, "RAY_AUTH_MODE": "disabled"},
-            check=True,
-            stdout=subprocess.PIPE,
-        )
-    return json.loads(done.stdout), time.perf_counter() - began, memory.bytes / 1e9
+    flags = ("--interactions", str(pairs), "--table", table, "--output", str(output))
+    return whole_command.run("jobs.recommend", *flags)
 
 
 def _loop(table: str, pairs: Path) -> float:

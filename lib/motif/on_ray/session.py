@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1024**3
 CONNECT_TIMEOUT_SECONDS = 10.0
+# Of two tasks for each actor: with Ray Data's own, a seventh more actors than have room wait for it.
+GROW_AT_TASKS_PER_ACTOR = 1.9
 MIN_CPUS = 2  # Ray counts them, it does not pin to them: on one core two take turns
 
 
@@ -52,6 +54,10 @@ def connect(*, num_cpus: int | None = None) -> None:
     # An early end kills actors at work; of each task, Ray would say after our error that it will
     # be tried again.
     os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
+    # Ray Data's newer one asks for an actor per block that waits, however many the nodes can hold.
+    # An actor that died with its node would stand in the queue behind them all, and what it was at
+    # work on with it (its place on a node is a resource that Ray Data's budgets do not know).
+    os.environ.setdefault("RAY_DATA_ACTOR_AUTOSCALER", "DEFAULT")
     # What `ray job submit` set for the job is merged with ours, variable by variable.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if address := os.environ.get("RAY_ADDRESS"):
@@ -142,6 +148,7 @@ def configure_data(*, block_bytes: int | None = None) -> None:
         context.target_max_block_size = block_bytes
     # Half of the CPUs are otherwise set aside, evenly, for operators that take a sliver of one.
     context.op_resource_reservation_enabled = False
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT_TASKS_PER_ACTOR
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
