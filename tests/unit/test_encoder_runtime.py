@@ -310,6 +310,25 @@ def test_openvino_gives_the_same_vectors(folder, tiny):
     assert cosine.min() >= 0.999
 
 
+@NEEDS_OPENVINO
+def test_a_signal_after_openvino_is_handled(folder):
+    script = """
+import gc, signal, sys
+from motif.encoder.encoder import Encoder
+from motif.encoder.source import resolve
+one, two = (Encoder(resolve(sys.argv[1]), device="cpu", compile=True) for _ in range(2))
+del one
+gc.collect()
+del two
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+signal.raise_signal(signal.SIGTERM)
+"""
+    command = [sys.executable, "-c", script, f"local-dir:{folder}"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 143, ended.stderr  # by a stack that is gone, -11
+
+
 def test_openvino_that_is_not_installed_is_refused(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match="pip install") as caught:

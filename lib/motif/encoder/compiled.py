@@ -4,8 +4,10 @@ On a CPU, TorchInductor gains less than OpenVINO does (benchmarks/encoder.py), a
 tower has torch's own attention, which runs fast only uncompiled.
 """
 
+import functools
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +73,7 @@ def by_openvino(tower: ImageTower, size: int, precision: torch.dtype) -> Tower:
         # Not openvino.convert_model, which reports each use to its makers over the network.
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchFXPythonDecoder.from_exported_program(program)
-        model = openvino.Core().compile_model(
+        model = _core(openvino.Core).compile_model(
             frontend.convert(frontend.load(decoder)),
             "CPU",
             {
@@ -94,3 +96,13 @@ def by_openvino(tower: ImageTower, size: int, precision: torch.dtype) -> Tower:
         return tuple(torch.from_numpy(rows) for rows in outputs.values())
 
     return run
+
+
+@functools.cache
+def _core(make: Callable[[], Any]) -> Any:
+    """Return this process's only one, which lives as long as the process.
+
+    Each gives its thread a stack for signals and, when it goes, the one from before. Where the
+    older of two goes first, that one is freed by then: the next signal would end the process.
+    """
+    return make()
