@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1024**3
 CONNECT_TIMEOUT_SECONDS = 10.0
-# Of two tasks for each actor: with Ray Data's own, a seventh more actors than have room wait for it.
+# Of two tasks for each actor; by Ray Data's own value a seventh more actors than fit would wait.
 GROW_AT_TASKS_PER_ACTOR = 1.9
 MIN_CPUS = 2  # Ray counts them, it does not pin to them: on one core two take turns
 
@@ -149,6 +149,10 @@ def configure_data(*, block_bytes: int | None = None) -> None:
     # Half of the CPUs are otherwise set aside, evenly, for operators that take a sliver of one.
     context.op_resource_reservation_enabled = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT_TASKS_PER_ACTOR
+    # Else a task that waits for its reader keeps its CPU. Where nodes die, readers wait for blocks
+    # that were lost, and what would make these again waits for the CPUs.
+    # Ray Data takes None, which its annotation does not say.
+    context._max_num_blocks_in_streaming_gen_buffer = None  # pyright: ignore[reportAttributeAccessIssue]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
