@@ -110,11 +110,12 @@ def require_the_same(output: Path, expected: Path) -> None:
 def test_a_killed_driver_is_taken_up_where_it_was(train: Start, untouched, tmp_path):
     output = tmp_path / "same"
     with train(output) as job:
-        assert job.wait_until(lambda: step_of(output) >= 40), job.text
+        # The first state: where the machine is busy, the rest has been done before the kill came.
+        assert job.wait_until(lambda: step_of(output) >= 10), job.text
         orphans = job.sigkill()
     commands.require_gone(orphans)
     stood = step_of(output)
-    assert 40 <= stood < STEPS
+    assert 10 <= stood < STEPS
     assert not (output / "run.json").exists()
     with train(output) as job:
         ended = job.wait().require_success()
