@@ -54,9 +54,9 @@ def connect(*, num_cpus: int | None = None) -> None:
     # An early end kills actors at work; of each task, Ray would say after our error that it will
     # be tried again.
     os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
-    # Ray Data's newer one asks for an actor per block that waits, however many the nodes can hold.
-    # An actor that died with its node would stand in the queue behind them all, and what it was at
-    # work on with it (its place on a node is a resource that Ray Data's budgets do not know).
+    # Ray Data's newer one asks for actors by the blocks that wait, however many places there are
+    # (a resource that its budgets do not know). An actor that died with its node would stand in the
+    # queue behind them all, and with it what it was at work on.
     os.environ.setdefault("RAY_DATA_ACTOR_AUTOSCALER", "DEFAULT")
     # What `ray job submit` set for the job is merged with ours, variable by variable.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
