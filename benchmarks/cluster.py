@@ -160,7 +160,7 @@ def measure_workers(library: Library, images: int, repeats: int) -> Iterator[Mea
 
 
 def measure_kills(library: Library, images: int, repeats: int) -> Iterator[Measurement]:
-    """Compare a run whose nodes are killed with one whose nodes are not; require each image once."""
+    """Compare a run whose nodes are killed with a calm one; each image must be there once."""
     for gpus in (0, 1):
         calm, killed, kills, again = [], [], [], []
         for seed in range(repeats):
