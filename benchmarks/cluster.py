@@ -31,8 +31,13 @@ from tests.breaking.commands import require_once
 
 SPEEDUP_BAR, KILLS_BAR, ADDED_BAR_SECONDS = 2.5, 1.6, 15.0
 KILL_EVERY_SECONDS = 20.0
-# As cluster.yaml has them: by Ray's own settings a node is missed after 15 seconds.
-HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+# As cluster.yaml has them: by Ray's own settings a node is missed after 15 seconds, and a process
+# that has loaded torch waits one second for its next task.
+SETTINGS = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
 WORKERS = 3
 BATCH = 16  # .8 s; a GPU's batch takes less
 MODULE = "benchmarks.cluster_parts.sleeping"
@@ -81,7 +86,7 @@ def nodes(workers: int, *, marks: Path, gpus: int = 0) -> Iterator[Nodes]:
     marks.mkdir(parents=True)
     os.environ[sleeping.MARKS] = str(marks)  # nodes take it from here
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    os.environ |= HEALTH_CHECKS
+    os.environ |= SETTINGS
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "include_dashboard": False},

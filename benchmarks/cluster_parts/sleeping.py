@@ -8,7 +8,6 @@ the pipeline and not the cores.
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,12 +15,12 @@ import ray
 
 from jobs import encode_images
 from motif import command
-from motif.on_ray import encode, fetch_and_decode
+from motif.on_ray import encode
 
 SECONDS_PER_IMAGE = 0.05
 MARKS = "MOTIF_BENCHMARK_MARKS"
-"""Variable that names the folder where a stage says since when it is at work on a node, and
-encoders how many images they encode."""
+"""Variable that names the folder where encoders say since when a node has one, and how many images
+they encode."""
 
 
 class SleepingEncoder(encode.EncodeImages):
@@ -30,7 +29,7 @@ class SleepingEncoder(encode.EncodeImages):
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Encode, and sleep for the rest of the time."""
         began = time.perf_counter()
-        mark("encode")
+        mark()
         encoded = super().__call__(rows)
         count(rows.num_rows)
         left = SECONDS_PER_IMAGE * rows.num_rows - (time.perf_counter() - began)
@@ -38,19 +37,10 @@ class SleepingEncoder(encode.EncodeImages):
         return encoded
 
 
-class MarkedFetchAndDecode(fetch_and_decode.FetchAndDecode):
-    """Task that says where it is done."""
-
-    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Decode."""
-        mark("decode")
-        yield from super().__call__(block)
-
-
-def mark(stage: str) -> None:
-    """Leave a file that says when a stage began on this node."""
+def mark() -> None:
+    """Leave a file that says when this node began to encode."""
     node = ray.get_runtime_context().get_node_id()
-    path = Path(os.environ[MARKS]) / f"{stage}-{node}"
+    path = Path(os.environ[MARKS]) / f"encode-{node}"
     if not path.exists():
         path.write_text(str(time.time()))
 
@@ -68,9 +58,8 @@ def encoded(marks: Path) -> int:
 
 
 def main() -> None:
-    """Run the job with both in place of its own."""
+    """Run the job with this encoder in place of its own."""
     encode.EncodeImages = SleepingEncoder
-    fetch_and_decode.FetchAndDecode = MarkedFetchAndDecode
     command.run_job(encode_images.main, encode_images.Config, name="python -m jobs.encode_images")
 
 

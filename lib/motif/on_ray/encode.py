@@ -28,7 +28,7 @@ from motif.encoder.source import resolve
 from motif.errors import MotifError, NoProgress, SpaceError
 from motif.images.fetch import FetchLimits
 from motif.images.plan import Request
-from motif.on_ray import fetch_and_decode, metrics, session, stage_rows
+from motif.on_ray import fetch_and_decode, growth, metrics, run_ahead, session, stage_rows
 from motif.on_ray.plan import Segment
 from motif.on_ray.pulse import Pulse
 from motif.on_ray.throttle import Throttle
@@ -234,7 +234,14 @@ def run_pipeline(
     """
     pulse = Pulse.start()
     preprocess = settings.space.preprocess
-    session.configure_data(block_bytes=batch_size * preprocess.size**2 * 3)
+    encoders = f"MapBatches({EncodeImages.__name__})"  # as Ray Data calls the operator
+    session.configure_data(
+        block_bytes=batch_size * preprocess.size**2 * 3,
+        callbacks=[_growth(resources, encoders)] if resources.may_grow else [],
+        policies=run_ahead.policies(
+            encoders=encoders, batch_size=batch_size, cpus_per_task=DECODE_CPUS
+        ),
+    )
     dataset = (
         # Not `range`, whose tasks take a whole CPU each: a node with one, of which the encoder has
         # a sliver, could never run them.
@@ -293,6 +300,15 @@ def run_pipeline(
     with contextlib.closing(_watched(dataset, pulse, stall_seconds, each_second)) as rows:
         for row in rows:
             progress.add(_counts(row))
+
+
+def _growth(resources: Resources, encoders: str) -> Callable[[], growth.GrowIntoPlaces]:
+    places = (
+        growth.Places(resource="GPU", encoders=round(1 / resources.gpus_per_encoder))
+        if resources.gpus
+        else growth.Places(resource=ENCODER_PLACE, encoders=1)
+    )
+    return lambda: growth.GrowIntoPlaces(encoders, places)
 
 
 def _watched(

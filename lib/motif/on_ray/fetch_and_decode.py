@@ -48,23 +48,32 @@ class FetchAndDecode:
             yield from self._batches(read_segments(self.request, json.loads(segments)))
 
     def _batches(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Yield the rows in their order, whatever the order in which objects arrive.
+
+        Where a node dies, Ray runs the task again for those of its batches that were lost. If these
+        held other rows than before, some rows would be encoded twice and others never.
+        """
         uris = rows["uri"].to_pylist()
-        records, places = [], []
+        records: dict[int, dict[str, Any]] = {}
+        first = 0  # of the batch that is yielded next
         waited = decoded = 0.0
         self.pulse.beat("decode", 0, uris[0])
         start = time.perf_counter()
         permit = self.throttle.take if self.throttle is not None else None
-        for number, (place, data) in enumerate(fetch_stream(uris, self.limits, permit), start=1):
+        for place, data in fetch_stream(uris, self.limits, permit):
             arrived = time.perf_counter()
-            records.append(self._decode(data))
-            places.append(place)
+            records[place] = self._decode(data)
             waited += arrived - start
             start = time.perf_counter()
             decoded += start - arrived
-            if len(records) == self.batch_size or number == len(uris):
-                self.pulse.beat("decode", len(records), uris[place])
-                yield self._batch(rows.take(places), records, waited, decoded)
-                records, places = [], []
+            while first < len(uris):
+                batch = range(first, min(first + self.batch_size, len(uris)))
+                if not all(place in records for place in batch):
+                    break
+                self.pulse.beat("decode", len(batch), uris[place])
+                taken = [records.pop(place) for place in batch]
+                yield self._batch(rows.slice(first, len(batch)), taken, waited, decoded)
+                first = batch.stop
                 waited = decoded = 0.0
                 start = time.perf_counter()
 

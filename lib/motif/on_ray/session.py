@@ -8,11 +8,16 @@ import sys
 import tempfile
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import ray
 import ray.data
 import ray.exceptions
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+)
+from ray.data.context import DEFAULT_MAX_NUM_BLOCKS_IN_STREAMING_GEN_BUFFER
 
 from motif import command
 from motif.errors import InputError
@@ -21,8 +26,6 @@ log = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1024**3
 CONNECT_TIMEOUT_SECONDS = 10.0
-# Of two tasks for each actor; by Ray Data's own value a seventh more actors than fit would wait.
-GROW_AT_TASKS_PER_ACTOR = 1.9
 MIN_CPUS = 2  # Ray counts them, it does not pin to them: on one core two take turns
 
 
@@ -54,10 +57,6 @@ def connect(*, num_cpus: int | None = None) -> None:
     # An early end kills actors at work; of each task, Ray would say after our error that it will
     # be tried again.
     os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
-    # Ray Data's newer one asks for actors by the blocks that wait, however many places there are
-    # (a resource that its budgets do not know). An actor that died with its node would stand in the
-    # queue behind them all, and with it what it was at work on.
-    os.environ.setdefault("RAY_DATA_ACTOR_AUTOSCALER", "DEFAULT")
     # What `ray job submit` set for the job is merged with ours, variable by variable.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if address := os.environ.get("RAY_ADDRESS"):
@@ -137,22 +136,34 @@ def _require_listening(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
 
 
-def configure_data(*, block_bytes: int | None = None) -> None:
+def configure_data(
+    *,
+    block_bytes: int | None = None,
+    callbacks: Sequence[Callable[[], Any]] = (),
+    policies: Sequence[Callable[..., Any]] | None = None,
+) -> None:
     """Set up Ray Data for our pipelines: our own progress, our own errors as they are.
 
     Args:
         block_bytes: Size at which a task that yields tables passes them on; None for Ray's own.
+        callbacks: Each makes one of Ray Data's `ExecutionCallback`s, for each pipeline to come.
+        policies: Each makes one of its `BackpressurePolicy`s; None for its own alone.
     """
     context = ray.data.DataContext.get_current()
+    context.custom_execution_callback_classes = list(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    if policies is None:
+        context.remove_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY)
+    else:
+        context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, list(policies))
+    # Ray Data stops a task after two blocks that nobody has read, with the CPU that it holds. Not
+    # where policies of ours bound what waits. It takes None, which its annotation does not say.
+    context._max_num_blocks_in_streaming_gen_buffer = (  # pyright: ignore[reportAttributeAccessIssue]
+        DEFAULT_MAX_NUM_BLOCKS_IN_STREAMING_GEN_BUFFER if policies is None else None
+    )
     if block_bytes is not None:
         context.target_max_block_size = block_bytes
     # Half of the CPUs are otherwise set aside, evenly, for operators that take a sliver of one.
     context.op_resource_reservation_enabled = False
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT_TASKS_PER_ACTOR
-    # Else a task that waits for its reader keeps its CPU. Where nodes die, readers wait for blocks
-    # that were lost, and what would make these again waits for the CPUs.
-    # Ray Data takes None, which its annotation does not say.
-    context._max_num_blocks_in_streaming_gen_buffer = None  # pyright: ignore[reportAttributeAccessIssue]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # the wrapper loses our error's class on its way
