@@ -48,6 +48,8 @@ WRITER_CPUS = 0.01
 WRITERS_PER_GPU_ENCODER = 2  # one is enough but for a slow store
 MOST_WRITERS = 8  # times as many, when the cluster has grown
 CPU_BATCH, GPU_BATCH = 64, 256
+# One under way and some that have been fetched, of which one may have been lost with a node.
+BATCHES_IN_FLIGHT = 4
 MIN_CHUNK, MAX_CHUNK = 64, 1024
 CHUNKS_PER_CPU = 8
 MIN_PART, MAX_PART = 64, 2048
@@ -274,6 +276,7 @@ def run_pipeline(
             compute=ray.data.ActorPoolStrategy(
                 min_size=resources.encoders,
                 max_size=None if resources.may_grow else resources.encoders,
+                max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT,
             ),
         )
         .map_batches(
