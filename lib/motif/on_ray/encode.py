@@ -6,6 +6,7 @@ travels on without pixels.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import queue
@@ -311,7 +312,7 @@ def _growth(resources: Resources, encoders: str) -> Callable[[], growth.GrowInto
         if resources.gpus
         else growth.Places(resource=ENCODER_PLACE, encoders=1)
     )
-    return lambda: growth.GrowIntoPlaces(encoders, places)
+    return functools.partial(growth.GrowIntoPlaces, encoders, places)
 
 
 def _watched(

@@ -45,7 +45,8 @@ class FetchAndDecode:
         """Decode what has arrived while the next objects are on their way."""
         os.nice(NICENESS - os.nice(0))
         for segments in block["item"].to_pylist():
-            yield from self._batches(read_segments(self.request, json.loads(segments)))
+            of_chunk = [tuple(segment) for segment in json.loads(segments)]
+            yield from self._batches(read_segments(self.request, of_chunk))
 
     def _batches(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Yield the rows in their order, whatever the order in which objects arrive.

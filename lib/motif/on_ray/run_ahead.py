@@ -6,6 +6,7 @@ CPUs. So tasks run to their end here (`session.configure_data`), and begin only 
 wanted. What decoded images a node has when it dies is also what must be decoded again.
 """
 
+import functools
 import time
 from typing import Any
 
@@ -74,16 +75,10 @@ class RunAhead(BackpressurePolicy):
 
 
 def policies(*, encoders: str, batch_size: int, cpus_per_task: float) -> list[Any]:
-    """Return what makes Ray Data's policies and this one, for its configuration."""
-
-    def run_ahead(data_context: Any, topology: Any, resource_manager: Any) -> RunAhead:
-        return RunAhead(
-            *(data_context, topology, resource_manager),
-            encoders=encoders,
-            batch_size=batch_size,
-            cpus_per_task=cpus_per_task,
-        )
-
+    """Return what makes Ray Data's policies and this one; tasks get its configuration, pickled."""
+    run_ahead = functools.partial(
+        RunAhead, encoders=encoders, batch_size=batch_size, cpus_per_task=cpus_per_task
+    )
     return [*ENABLED_BACKPRESSURE_POLICIES, run_ahead]
 
 
