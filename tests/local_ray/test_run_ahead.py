@@ -1,5 +1,6 @@
 """Decoding waits for encoders, and ends what it has begun."""
 
+import os
 import time
 from pathlib import Path
 
@@ -14,28 +15,30 @@ TASKS, BATCHES, BATCH = 60, 2, 4
 pytestmark = pytest.mark.usefixtures("ray_local")
 
 
-def times(folder: Path, what: str) -> list[tuple[float, int]]:
-    sign = 1 if what == "decoded" else -1
-    return [(float(line), sign * BATCH) for line in (folder / what).read_text().splitlines()]
+def changes(folder: Path) -> list[tuple[float, int]]:
+    """Return when how many images were decoded, or encoded (less than none)."""
+    lines = [line.split() for path in folder.iterdir() for line in path.read_text().splitlines()]
+    return [(float(when), int(images)) for when, images in lines]
 
 
 def test_images_wait_for_encoders_and_not_all_of_them(tmp_path):
-    def note(what: str) -> None:
-        with (tmp_path / what).open("a") as file:
-            file.write(f"{time.time()}\n")
+    def note(images: int) -> None:
+        with (tmp_path / f"{os.getpid()}").open("a") as file:
+            file.write(f"{time.time()} {images}\n")
 
     def decode(block):
-        """Each task yields two batches, as fast as it can."""
+        """Each task yields two batches; all of them together take half of the encoder's time."""
         for _ in range(BATCHES):
-            note("decoded")
+            time.sleep(0.05)
+            note(BATCH)
             yield pa.table({"image": list(range(BATCH))})
 
     class SlowEncoder:
-        """One batch takes 30 ms. Within the test, as workers cannot import its module."""
+        """One batch takes 100 ms. Within the test, as workers cannot import its module."""
 
         def __call__(self, rows):
-            time.sleep(0.03)
-            note("encoded")
+            time.sleep(0.1)
+            note(-rows.num_rows)
             return rows
 
     session.configure_data(
@@ -57,13 +60,14 @@ def test_images_wait_for_encoders_and_not_all_of_them(tmp_path):
     )
     session.configure_data()
     assert images == TASKS * BATCHES * BATCH
-    # While the encoder starts and nothing else is under way, Ray Data begins a task all the same.
-    ahead, most, started = 0, 0, False
-    for _, change in sorted(times(tmp_path, "decoded") + times(tmp_path, "encoded")):
-        started = started or change < 0
-        if started and change > 0:
-            most = max(most, ahead)
+    # While the encoder starts and nothing else is under way, Ray Data begins task after task
+    # all the same; so the second half is looked at.
+    ahead, encoded, most = 0, 0, 0
+    for _, change in sorted(changes(tmp_path)):
         ahead += change
+        encoded -= min(change, 0)
+        if encoded >= images / 2:
+            most = max(most, ahead)
     # Beside what waits: three tasks under way on two CPUs, and what the driver has yet to hear of.
     under_way = 3 * BATCHES * BATCH
-    assert 0 < most <= run_ahead.BATCHES_AHEAD * BATCH + 2 * under_way
+    assert 0 < most <= run_ahead.BATCHES_AHEAD * BATCH + 2 * under_way < images / 2
