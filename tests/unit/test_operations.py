@@ -108,6 +108,18 @@ with exit_on_refusal(), ended_by(timedelta(seconds=0.2)):
     assert time.monotonic() - began < 50
 
 
+def test_whoever_catches_every_exception_does_not_catch_the_end():
+    ended = alone("""
+with exit_on_refusal(), ended_by(timedelta(seconds=0.2)):
+    try:
+        time.sleep(60)
+    except Exception as error:
+        raise ValueError("the checkpoint cannot be loaded") from error
+""")
+    assert ended.returncode == 7, ended
+    assert ended.stderr.startswith("error: the deadline of 0:00:00.200000 passed;")
+
+
 def test_what_is_in_time_is_left_alone():
     ended = alone("""
 def other(*_): raise AssertionError

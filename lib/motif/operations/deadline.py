@@ -8,10 +8,18 @@ from datetime import timedelta
 from types import FrameType
 from typing import NoReturn
 
-from motif.errors import DeadlinePassed, InputError, Stopped
+from motif.errors import DeadlinePassed, InputError, MotifError, Stopped
 
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class _Ended(BaseException):
+    """Carries an error past whatever catches `Exception`, and would take it for its own failure."""
+
+    def __init__(self, error: MotifError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def parse_duration(text: str, flag: str) -> timedelta | None:
@@ -42,17 +50,20 @@ def ended_by(deadline: timedelta | None) -> Iterator[None]:
     """
 
     def too_late(number: int, frame: FrameType | None) -> NoReturn:
-        raise DeadlinePassed(
-            f"the deadline of {deadline} passed; what was done is kept: the same command goes on"
-        )
+        text = f"the deadline of {deadline} passed; what was done is kept: the same command goes on"
+        raise _Ended(DeadlinePassed(text))
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Stopped("told to stop; what was done is kept: the same command goes on")
+        raise _Ended(Stopped("told to stop; what was done is kept: the same command goes on"))
 
-    with contextlib.ExitStack() as before:
-        before.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stop))
-        if deadline is not None:  # else the alarm stays whose it is
-            before.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, too_late))
-            left, _ = signal.setitimer(signal.ITIMER_REAL, deadline.total_seconds())
-            before.callback(signal.setitimer, signal.ITIMER_REAL, left)
-        yield
+    try:
+        with contextlib.ExitStack() as before:
+            before.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stop))
+            if deadline is not None:  # else the alarm stays whose it is
+                alarm = signal.signal(signal.SIGALRM, too_late)
+                before.callback(signal.signal, signal.SIGALRM, alarm)
+                left, _ = signal.setitimer(signal.ITIMER_REAL, deadline.total_seconds())
+                before.callback(signal.setitimer, signal.ITIMER_REAL, left)
+            yield
+    except _Ended as ended:
+        raise ended.error from None
