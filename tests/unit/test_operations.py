@@ -120,6 +120,20 @@ with exit_on_refusal(), ended_by(timedelta(seconds=0.2)):
     assert ended.stderr.startswith("error: the deadline of 0:00:00.200000 passed;")
 
 
+def test_an_end_that_was_lost_comes_again():
+    ended = alone("""
+from motif.operations import deadline
+deadline.AGAIN_SECONDS = 0.5
+class Deleted:
+    def __del__(self): time.sleep(60)
+with exit_on_refusal(), ended_by(timedelta(seconds=0.2)):
+    Deleted()
+    time.sleep(60)
+""")
+    assert ended.returncode == 7, ended
+    assert "Exception ignored" in ended.stderr
+
+
 def test_what_is_in_time_is_left_alone():
     ended = alone("""
 def other(*_): raise AssertionError

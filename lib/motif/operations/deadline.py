@@ -11,6 +11,7 @@ from typing import NoReturn
 from motif.errors import DeadlinePassed, InputError, MotifError, Stopped
 
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhdw])")
+AGAIN_SECONDS = 30.0
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -62,7 +63,9 @@ def ended_by(deadline: timedelta | None) -> Iterator[None]:
             if deadline is not None:  # else the alarm stays whose it is
                 alarm = signal.signal(signal.SIGALRM, too_late)
                 before.callback(signal.signal, signal.SIGALRM, alarm)
-                left, _ = signal.setitimer(signal.ITIMER_REAL, deadline.total_seconds())
+                # Again and again, as Python drops what is raised while it deletes an object.
+                seconds = deadline.total_seconds()
+                left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
                 before.callback(signal.setitimer, signal.ITIMER_REAL, left)
             yield
     except _Ended as ended:
