@@ -6,15 +6,17 @@ Prints one JSON object per measurement, as benchmarks.encode does. An encoder of
 own sleeps 50 ms an image, so that nodes do not compete for the machine's cores. Nodes offer a
 place for one encoder each. `workers` compares three workers with one; `kills` lets a worker die
 every 20 seconds, with another in its place; `added` adds a node in mid-run and waits until it
-encodes, once with a place for an encoder and once with a (logical) GPU.
+encodes, once with a place for an encoder and once with a (logical) GPU; `grown` begins without a
+node, and Ray's autoscaler adds up to three with a (logical) GPU when it is asked to.
 """
 
 import logging
 import os
 import random
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from benchmarks.encode_parts.job import Finished, Job
 from benchmarks.measurement import Measurement, show_parts, spread
 from motif.on_ray.encode import ENCODER_PLACE
 from tests.breaking.commands import require_once
+from tests.cluster import autoscaled
 
 SPEEDUP_BAR, KILLS_BAR, ADDED_BAR_SECONDS = 2.5, 1.6, 15.0
 KILL_EVERY_SECONDS = 20.0
@@ -49,7 +52,7 @@ class Config:
 
     cache: Path
     """Folder for what is made once, and for outputs."""
-    only: str = "workers,kills,added"
+    only: str = "workers,kills,added,grown"
     """Parts, separated by commas."""
     images: int = 6000
     repeats: int = 3
@@ -82,8 +85,7 @@ class Nodes:
 @contextmanager
 def nodes(workers: int, *, marks: Path, gpus: int = 0) -> Iterator[Nodes]:
     """Start a cluster, and end it."""
-    shutil.rmtree(marks, ignore_errors=True)
-    marks.mkdir(parents=True)
+    empty(marks)
     os.environ[sleeping.MARKS] = str(marks)  # nodes take it from here
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ |= SETTINGS
@@ -101,6 +103,12 @@ def nodes(workers: int, *, marks: Path, gpus: int = 0) -> Iterator[Nodes]:
         cluster.shutdown()
 
 
+def empty(folder: Path) -> None:
+    """Make it anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
 class Library:
     """Small pictures, and the command over them."""
 
@@ -112,12 +120,14 @@ class Library:
         self.marks = cache / "outputs" / "cluster-marks"
 
     @contextmanager
-    def encoding(self, cluster: Nodes) -> Iterator[Job]:
+    def encoding(
+        self, address: str, *flags: str, environment: Mapping[str, str] | None = None
+    ) -> Iterator[Job]:
         """Start the command."""
         shutil.rmtree(self._output, ignore_errors=True)
         with Job(
-            *(self._manifest, self._output, self._encoder, "--batch-size", str(BATCH)),
-            environment={"RAY_ADDRESS": cluster.address},
+            *(self._manifest, self._output, self._encoder, "--batch-size", str(BATCH), *flags),
+            environment={**(environment or {}), "RAY_ADDRESS": address},
             module=MODULE,
         ) as job:
             yield job
@@ -138,7 +148,10 @@ def measure_workers(library: Library, images: int, repeats: int) -> Iterator[Mea
     whole: dict[int, list[float]] = {1: [], WORKERS: []}
     for _ in range(repeats):
         for count in (1, WORKERS):
-            with nodes(count, marks=library.marks) as cluster, library.encoding(cluster) as job:
+            with (
+                nodes(count, marks=library.marks) as cluster,
+                library.encoding(cluster.address) as job,
+            ):
                 run = job.wait()
                 library.require_once()
             seconds, start = seconds_of(run), run.record["stages"]["startup_seconds"]
@@ -170,10 +183,10 @@ def measure_kills(library: Library, images: int, repeats: int) -> Iterator[Measu
         calm, killed, kills, again = [], [], [], []
         for seed in range(repeats):
             with nodes(WORKERS, marks=library.marks, gpus=gpus) as cluster:
-                with library.encoding(cluster) as job:
+                with library.encoding(cluster.address) as job:
                     calm.append(seconds_of(job.wait()))
                 before = sleeping.encoded(library.marks)
-                with library.encoding(cluster) as job:
+                with library.encoding(cluster.address) as job:
                     kills.append(_kill_while_it_runs(cluster, job, random.Random(seed)))
                     killed.append(seconds_of(job.wait()))
                 library.require_once()
@@ -215,7 +228,7 @@ def measure_added(library: Library, images: int, repeats: int) -> Iterator[Measu
         for _ in range(repeats):
             with (
                 nodes(1, marks=library.marks, gpus=gpus) as cluster,
-                library.encoding(cluster) as job,
+                library.encoding(cluster.address) as job,
             ):
                 while not list(library.marks.glob("encode-*")):
                     time.sleep(0.1)
@@ -236,6 +249,34 @@ def measure_added(library: Library, images: int, repeats: int) -> Iterator[Measu
         )
 
 
+def measure_grown(library: Library, images: int, repeats: int) -> Iterator[Measurement]:
+    """Begin without a node; the autoscaler must be asked for more GPUs than the job waits for."""
+    waits = []
+    for _ in range(repeats):
+        empty(library.marks)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            autoscaled.running(
+                Path(folder),
+                {"gpu": ({"CPU": 1, "GPU": 1}, WORKERS)},
+                **{**SETTINGS, sleeping.MARKS: str(library.marks)},
+            ) as head,
+            library.encoding(head.gcs, "--gpus", "1", environment=head.environment) as job,
+        ):
+            job.wait()
+            library.require_once()
+        began = sorted(float(path.read_text()) for path in library.marks.glob("encode-*"))
+        waits.append([round(each - began[0], 1) for each in began[1:]])
+    last = [each[-1] if len(each) == WORKERS - 1 else float("inf") for each in waits]
+    yield Measurement(
+        part="grown",
+        name=f"seconds from the first of {WORKERS} GPU nodes that encodes to the last",
+        value=spread(last)["median"],
+        unit="seconds",
+        figures={"images": images, "seconds_after_the_first": waits},
+    )
+
+
 def main(config: Config) -> None:
     """Run the parts in the order in which they are named."""
     cache, images, repeats = config.cache.absolute(), config.images, config.repeats
@@ -245,6 +286,7 @@ def main(config: Config) -> None:
         "workers": lambda: measure_workers(library, images, repeats),
         "kills": lambda: measure_kills(library, images, repeats),
         "added": lambda: measure_added(library, images, repeats),
+        "grown": lambda: measure_grown(library, images, repeats),
     }
     show_parts(parts, only=config.only, cache=cache)
 

@@ -1,13 +1,12 @@
 """A job asks for nodes on a cluster that has none yet, with Ray's own autoscaler at work."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import head as heads
+from tests.cluster import autoscaled
 from tests.cluster.head import ROOT, Head
 
 NODES = 2
@@ -30,44 +29,9 @@ with command.exit_on_refusal():
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Iterator[Head]:
-    """A head without CPUs; its autoscaler may start two nodes of one CPU on this machine."""
-    folder = tmp_path_factory.mktemp("autoscaled")
-    gcs = heads.free_port()
-    config = {
-        "cluster_name": "autoscaled",
-        "max_workers": NODES,
-        "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 5,
-        "provider": {
-            "type": "fake_multinode",
-            "gcs_address": f"127.0.0.1:{gcs}",
-            "disable_node_updaters": True,
-            "disable_launch_config_check": True,
-        },
-        "available_node_types": {
-            "ray.head.default": {"resources": {}, "node_config": {}, "max_workers": 0},
-            "cpu": {
-                "resources": {"CPU": 1, "object_store_memory": 10**8},
-                "node_config": {},
-                "min_workers": 0,
-                "max_workers": NODES,
-            },
-        },
-        "head_node_type": "ray.head.default",
-        **{name: {} for name in ("auth", "docker", "file_mounts")},
-        "file_mounts_sync_continuously": False,
-        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
-        **{name: [] for name in ("initialization_commands", "setup_commands")},
-        **{name: [] for name in ("head_setup_commands", "worker_setup_commands")},
-        **{name: [] for name in ("head_start_ray_commands", "worker_start_ray_commands")},
-    }
-    (folder / "autoscaler.json").write_text(json.dumps(config))
-    with heads.running(
-        folder,
-        *("--num-cpus=0", f"--autoscaling-config={folder / 'autoscaler.json'}"),
-        **{"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"},
-        gcs=gcs,
-        jobs=False,
+    """Its autoscaler may start two nodes of one CPU."""
+    with autoscaled.running(
+        tmp_path_factory.mktemp("autoscaled"), {"cpu": ({"CPU": 1}, NODES)}
     ) as running:
         yield running
 
