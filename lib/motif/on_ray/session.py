@@ -78,6 +78,9 @@ def connect(*, num_cpus: int | None = None) -> None:
     # The driver's C++ core prints to our standard error, mostly about Ray's own actors. What is
     # fatal to a worker or a daemon reaches us as an exception all the same.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A process that has loaded torch waits a minute for its next task, by Ray's own settings a
+    # second: a job's steps follow one another.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     with _silenced_core():
         ray.init(
             address="local",
