@@ -143,9 +143,13 @@ def test_training_is_killed_again_and_again(seed, train, untouched, tmp_path):
     flags = ("--num-workers", "2", "--max-failures", "1")
     for until in sorted(chance.sample(range(10, STEPS - 30), KILLS)):
         with train(output, *flags) as job:
-            if job.wait_until(lambda until=until: step_of(output) >= until):
+            # Where the run before came further than that, the workers are yet to start.
+            if job.wait_until(
+                lambda until=until, job=job: step_of(output) >= until and len(workers(job)) == 2
+            ):
                 if chance.random() < 0.5:
-                    workers(job)[-1].kill()
+                    for worker in workers(job)[-1:]:
+                        worker.kill()
                     job.wait_until(lambda: len(workers(job)) == 2)
                 commands.require_gone(job.sigkill())
     with train(output, *flags) as job:
