@@ -3,6 +3,7 @@
 Not collected by `make test`; takes half an hour on two cores.
 """
 
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -135,6 +136,11 @@ def test_the_artefact_of_a_killed_run_stays_readable(start, server, pictures, tm
     commands.require_once(output, pictures.uris)
 
 
+def training_beyond(step: int, job: commands.Job, output: Path) -> bool:
+    """Return whether both workers are there; the run before may have come so far already."""
+    return step_of(output) >= step and len(workers(job)) == 2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_training_is_killed_again_and_again(seed, train, untouched, tmp_path):
     """The driver, or one of two workers, whichever comes up, each time some way further on."""
@@ -143,13 +149,9 @@ def test_training_is_killed_again_and_again(seed, train, untouched, tmp_path):
     flags = ("--num-workers", "2", "--max-failures", "1")
     for until in sorted(chance.sample(range(10, STEPS - 30), KILLS)):
         with train(output, *flags) as job:
-            # Where the run before came further than that, the workers are yet to start.
-            if job.wait_until(
-                lambda until=until, job=job: step_of(output) >= until and len(workers(job)) == 2
-            ):
+            if job.wait_until(functools.partial(training_beyond, until, job, output)):
                 if chance.random() < 0.5:
-                    for worker in workers(job)[-1:]:
-                        worker.kill()
+                    workers(job)[-1].kill()
                     job.wait_until(lambda: len(workers(job)) == 2)
                 commands.require_gone(job.sigkill())
     with train(output, *flags) as job:
