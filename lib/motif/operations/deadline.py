@@ -10,8 +10,10 @@ from typing import NoReturn
 
 from motif.errors import DeadlinePassed, InputError, MotifError, Stopped
 
-_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhdw])")
 AGAIN_SECONDS = 30.0
+"""After these a deadline is raised again: Python drops what is raised while it deletes an object."""
+
+_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -41,6 +43,8 @@ def ended_by(deadline: timedelta | None) -> Iterator[None]:
     """Raise in the block, in the main thread, when the time is over or the process is told to end.
 
     What may be killed at any moment may be ended at any moment: nothing else must be in the block.
+    Inside it, no `except Exception` sees the end; what the block does on its way out may take
+    `AGAIN_SECONDS`.
 
     Args:
         deadline: From now on; None for no end.
@@ -63,7 +67,6 @@ def ended_by(deadline: timedelta | None) -> Iterator[None]:
             if deadline is not None:  # else the alarm stays whose it is
                 alarm = signal.signal(signal.SIGALRM, too_late)
                 before.callback(signal.signal, signal.SIGALRM, alarm)
-                # Again and again, as Python drops what is raised while it deletes an object.
                 seconds = deadline.total_seconds()
                 left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
                 before.callback(signal.setitimer, signal.ITIMER_REAL, left)
