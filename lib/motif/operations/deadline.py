@@ -11,7 +11,7 @@ from typing import NoReturn
 from motif.errors import DeadlinePassed, InputError, MotifError, Stopped
 
 AGAIN_SECONDS = 30.0
-"""After these a deadline is raised again: Python drops what is raised while it deletes an object."""
+"""After these a deadline is raised again: Python drops it where an object is being deleted."""
 
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
